@@ -1,0 +1,37 @@
+"""Whether and when a refused request is tried again; does not send, sleep or read the clock."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import cast
+
+import grpc
+
+# The two codes with which a server says "not now": any other answer would be the same a moment later.
+RETRYABLE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
+
+# gRPC's own word for it (gRFC A6). A negative number, or anything else that is not one, means: do not try again.
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+PUSHBACK_MS = re.compile(r"[0-9]{1,10}")
+
+
+def checked_deadline_s(deadline_s: float) -> float:
+    # gRPC takes infinity and NaN for a deadline that has passed, and its message does not say so.
+    if not 0 < deadline_s < math.inf:
+        raise ValueError(f"Expected a finite deadline of more than 0 seconds. Received: {deadline_s}.")
+    return deadline_s
+
+
+def pushback_s(error: grpc.RpcError) -> float | None:
+    """When the server says to try again, or None where it does not."""
+    # Pairs from both of gRPC's APIs; their types say so of neither.
+    trailers = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
+    value = dict(trailers).get(PUSHBACK_KEY)
+    return int(value) / 1000 if isinstance(value, str) and PUSHBACK_MS.fullmatch(value) else None
+
+
+def wait_s(code: grpc.StatusCode, after_s: float | None, left_s: float) -> float | None:
+    """How long to wait before the next try, or None where there is none: not asked for, or past the deadline."""
+    if code not in RETRYABLE or after_s is None or after_s >= left_s:
+        return None
+    return after_s

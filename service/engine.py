@@ -1,0 +1,85 @@
+"""Runs one ONNX graph with ONNX Runtime, `uint8 [N, H, W, 3]` to named arrays; reads no settings, knows no model names.
+
+Measured on two cores with Lite0 warmed to batch 32 (tests/benchmarks/engine.py): without the CPU memory arena a session
+keeps a fifth of the memory at the same speed, and without spinning it leaves its cores to the decoders.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.errors import BundleError
+
+CPU = "CPUExecutionProvider"
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class Engine:
+    """One graph in one session, ready to run; safe to call from any one thread at a time.
+
+    Args:
+        graph: The ONNX file. Its one input is uint8 `[N, H, W, 3]`; its outputs are float32 `[N, ...]`.
+        threads: How many threads one run may use, at least 1.
+
+    Raises:
+        BundleError: The file is no such graph.
+    """
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        try:
+            self._session = ort.InferenceSession(graph, _options(threads), providers=[CPU])
+        # ONNX Runtime's exceptions have no common base below Exception.
+        except Exception as error:
+            raise BundleError(f"Expected {graph.name} to load in ONNX Runtime. Received: {error}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
+            received = [(each.name, each.type, each.shape) for each in inputs]
+            raise BundleError(f"Expected one input, uint8 [N, H, W, 3]. Received: {received}.")
+        self._input = inputs[0].name
+        self._shape = tuple(inputs[0].shape[1:])
+        self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
+        self.provider: str = self._session.get_providers()[0]
+
+    def run(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """Run the graph once.
+
+        Args:
+            pixels: `uint8 [N, H, W, 3]`, N at least 1.
+
+        Returns:
+            For each output its float32 `[N, ...]` array.
+        """
+        return dict(zip(self.outputs, self._session.run(None, {self._input: pixels}), strict=True))
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> float:
+        """Run every batch size that will be in use, twice, so that no request pays for a first time.
+
+        Args:
+            batch_sizes: The batch sizes, each at least 1.
+
+        Returns:
+            The seconds that one image takes at the batch size that is best for it.
+        """
+        seconds_per_image = []
+        for size in batch_sizes:
+            pixels = np.zeros((size, *self._shape), np.uint8)
+            self.run(pixels)
+            started = time.perf_counter()
+            self.run(pixels)
+            seconds_per_image.append((time.perf_counter() - started) / size)
+        return min(seconds_per_image)
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; they are raised as well
+    return options

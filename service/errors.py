@@ -1,0 +1,69 @@
+"""Every error of the service's domain, as one tree; knows no gRPC code (interceptors.py has the table).
+
+    VertebraError
+    ├── BadRequest         the request as a whole is malformed or over a limit
+    ├── BadImage           one image cannot be used; its neighbours can
+    ├── NotFound           no such model or version
+    ├── SpaceMismatch      the model answers in another embedding space than the one expected
+    ├── Refused            may succeed later; carries when to try again, where that is known
+    │   ├── Overloaded     no room in the queue
+    │   └── NotReady       starting, draining, or the model failed to load
+    ├── DeadlinePassed     the deadline passed, or cannot be met any more
+    ├── EngineFailed       the engine raised on this image's batch
+    └── BundleError        a bundle is incomplete, changed, or fails its golden proof
+
+A message says what was expected and what was received: it is sent to the caller as it stands.
+"""
+
+
+class VertebraError(Exception):
+    """The root of all errors that the service raises on purpose."""
+
+
+class BadRequest(VertebraError):
+    """The request as a whole is malformed or over a limit."""
+
+
+class BadImage(VertebraError):
+    """One image cannot be used; its neighbours can."""
+
+
+class NotFound(VertebraError):
+    """No such model or version."""
+
+
+class SpaceMismatch(VertebraError):
+    """The model answers in another embedding space than the one that the caller expects."""
+
+
+class Refused(VertebraError):
+    """May succeed later.
+
+    Args:
+        message: What was expected and what was received.
+        retry_after_s: When to try again, in seconds from now; None where trying again is of no use.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Refused):
+    """No room in the queue."""
+
+
+class NotReady(Refused):
+    """Starting, draining, or the model failed to load."""
+
+
+class DeadlinePassed(VertebraError):
+    """The deadline passed, or cannot be met any more."""
+
+
+class EngineFailed(VertebraError):
+    """The engine raised on this image's batch; the cause is in the log."""
+
+
+class BundleError(VertebraError):
+    """A bundle is incomplete, changed, or fails its golden proof."""

@@ -1,0 +1,130 @@
+"""Proves that a loaded engine answers the golden images as the trained model did; decides nothing about serving."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import image
+from service.bundle import Bundle, Precision
+from service.engine import Arrays, Engine
+from service.errors import BadImage, BundleError
+
+# Golden images are our own and were checked by digest: nothing about them needs a bound.
+_NO_LIMITS = image.ImageLimits(max_bytes=2**31, max_pixels=2**31)
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an output's answers came to the expected ones, by the cosine of each image. Both in [-1, 1]."""
+
+    output: str
+    lowest_cosine: float
+    mean_cosine: float
+
+
+def agreement(output: str, answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:
+    """Compare answers with expected ones, image by image.
+
+    Args:
+        output: The name of the output.
+        answers: float32 `[N, ...]`.
+        expected: float32 `[N, ...]`, the same shape.
+
+    Returns:
+        The lowest and the mean cosine. An answer that is not finite counts as -1.
+    """
+    cosines = _cosines(answers.reshape(len(answers), -1), expected.reshape(len(expected), -1))
+    return Agreement(output, float(cosines.min()), float(cosines.mean()))
+
+
+def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
+    """Run the golden images and hold the answers against the bundle's bounds.
+
+    Args:
+        bundle: The bundle that the engine was loaded from.
+        engine: The engine.
+
+    Returns:
+        The agreement of each output.
+
+    Raises:
+        BundleError: An output is missing, has another shape, or lies outside a bound.
+    """
+    expected = _expected(bundle)
+    answers = _answers(bundle, engine)
+    bound = _bound(bundle)
+    agreements = []
+    for output in (bundle.logits, bundle.embedding):
+        shape = (len(bundle.manifest.golden.images), *output.shape)
+        for what, arrays in (("graph", answers), ("golden set", expected)):
+            if output.name not in arrays or arrays[output.name].shape != shape:
+                received = {name: list(array.shape) for name, array in arrays.items()}
+                raise BundleError(f"Expected the {what} to give {output.name} as {list(shape)}. Received: {received}.")
+        found = agreement(output.name, answers[output.name], expected[output.name])
+        if found.lowest_cosine < bound.lowest_cosine or found.mean_cosine < bound.mean_cosine:
+            raise BundleError(
+                f"Expected {output.name} of the golden images to have a cosine of at least {bound.lowest_cosine} "
+                f"(mean {bound.mean_cosine}) to the trained model's. "
+                f"Received: {found.lowest_cosine:.6f} (mean {found.mean_cosine:.6f}) with {engine.provider}."
+            )
+        agreements.append(found)
+    return agreements
+
+
+def pixels(bundle: Bundle) -> NDArray[np.uint8]:
+    """Read the golden images as the graph takes them.
+
+    Args:
+        bundle: The bundle that holds them.
+
+    Returns:
+        `uint8 [images, H, W, 3]`.
+
+    Raises:
+        BundleError: One of them cannot be read.
+    """
+    try:
+        files = [(bundle.path / name).read_bytes() for name in bundle.manifest.golden.images]
+        return np.stack([image.read(file, bundle.geometry, _NO_LIMITS) for file in files])
+    except (OSError, BadImage) as error:
+        raise BundleError(f"Expected golden images that can be read. Received: {error}") from error
+
+
+def _answers(bundle: Bundle, engine: Engine) -> Arrays:
+    batch = pixels(bundle)
+    runs = [engine.run(batch[start : start + _BATCH]) for start in range(0, len(batch), _BATCH)]
+    return {name: np.concatenate([run[name] for run in runs]) for name in engine.outputs}
+
+
+def _expected(bundle: Bundle) -> Arrays:
+    name = bundle.manifest.golden.expected_file
+    try:
+        with np.load(bundle.path / name, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"Expected {name} to be a NumPy .npz file. Received: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Bound:
+    lowest_cosine: float
+    mean_cosine: float
+
+
+def _bound(bundle: Bundle) -> _Bound:
+    # The CPU provider computes in the precision that the graph is stored in.
+    for bound in bundle.manifest.golden.bounds:
+        if bound.precision == bundle.precision:
+            return _Bound(bound.lowest_cosine, bound.mean_cosine)
+    raise BundleError(f"Expected a golden bound for {Precision.Name(bundle.precision)}. Received: none.")
+
+
+def _cosines(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = answers.astype(np.float64), expected.astype(np.float64)  # [N, D]
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dots = (a * b).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = np.where((norms == 0) & (a == b).all(axis=1), 1.0, dots / norms)
+    return np.where(np.isfinite(cosines), cosines, -1.0)
