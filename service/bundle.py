@@ -1,4 +1,4 @@
-"""Reads a bundle's manifest into a frozen, checked Bundle; does not run its graph (engine.py) or judge it (golden.py)."""
+"""Reads a manifest into a frozen, checked Bundle; neither runs its graph (engine.py) nor judges it (golden.py)."""
 
 import hashlib
 import re

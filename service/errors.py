@@ -8,7 +8,8 @@
     ├── Refused            may succeed later; carries when to try again, where that is known
     │   ├── Overloaded     no room in the queue
     │   └── NotReady       starting, draining, or the model failed to load
-    ├── DeadlinePassed     the deadline passed, or cannot be met any more
+    ├── DeadlinePassed     the deadline passed while the request waited
+    │   └── DeadlineUnreachable  it would have: refused before any work
     ├── EngineFailed       the engine raised on this image's batch
     └── BundleError        a bundle is incomplete, changed, or fails its golden proof
 
@@ -58,7 +59,11 @@ class NotReady(Refused):
 
 
 class DeadlinePassed(VertebraError):
-    """The deadline passed, or cannot be met any more."""
+    """The deadline passed while the request waited."""
+
+
+class DeadlineUnreachable(DeadlinePassed):
+    """The deadline would have passed before the answer: refused before any work."""
 
 
 class EngineFailed(VertebraError):

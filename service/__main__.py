@@ -1,0 +1,66 @@
+"""`vertebra-serve`: settings in, log lines and an exit code out; everything else is server.py's."""
+
+import asyncio
+import logging
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+from pythonjsonlogger.json import JsonFormatter
+
+from service.config import Config
+from service.errors import VertebraError
+from service.server import serve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the service until it is told to stop.
+
+    Args:
+        arguments: The command line without the program's name; the process's own where None.
+
+    Returns:
+        0 after a graceful stop, 2 where the service could not start.
+    """
+    try:
+        config = CliApp.run(Config, cli_args=sys.argv[1:] if arguments is None else arguments)
+    except ValidationError as error:
+        return _refuse("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()))
+    except (SettingsError, ValueError) as error:
+        return _refuse(str(error))
+    _configure_logging(config)
+    try:
+        asyncio.run(serve(config))
+    except VertebraError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"vertebra-serve: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _configure_logging(config: Config) -> None:
+    handler = logging.StreamHandler()
+    fields = ["asctime", "levelname", "name", "message"]
+    if config.log_format == "json":
+        handler.setFormatter(JsonFormatter(fields, rename_fields={"asctime": "time", "levelname": "level"}))
+    else:
+        handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=config.log_level, handlers=[handler])
+    logging.captureWarnings(True)
+
+
+class _TextFormatter(logging.Formatter):
+    """A line a person reads: the message, then what came with it as key=value."""
+
+    _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = {key: value for key, value in vars(record).items() if key not in self._KNOWN}
+        return " ".join([super().format(record), *(f"{key}={value}" for key, value in extra.items())])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Around every call of our own API: identity, metrics, log, and errors as gRPC statuses; knows no message's content."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+import grpc
+from grpc import aio
+
+from service import status
+from service.call import Call, current_call
+from service.errors import VertebraError
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+_INTERNAL = "The server failed. Details are in its log under the request id."
+_PREFIX = "/vertebra.v1.Vision/"
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+Unary = Callable[[Any, aio.ServicerContext[Any, Any]], Awaitable[Any]]
+
+
+class CallInterceptor(aio.ServerInterceptor):
+    """Wraps the handlers of vertebra.v1.Vision; health and reflection pass untouched.
+
+    Args:
+        metrics: Where calls are recorded.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of one call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(_PREFIX):
+            return handler
+        # Our API is unary; gRPC's types describe the handlers of its threaded server.
+        answer = cast(Unary, handler.unary_unary)
+        method = handler_call_details.method.removeprefix(_PREFIX)
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(method, answer),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap(self, method: str, answer: Unary) -> Unary:
+        async def wrapped(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            call = Call(_request_id(context))
+            current_call.set(call)
+            context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+            with self._recorded(method, call, context):
+                try:
+                    return await answer(request, context)
+                except VertebraError as error:
+                    await self._refuse(method, call, error, context)
+                except Exception:
+                    logger.exception("call failed", extra=_extra(method, call))
+                    await context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
+
+        return wrapped
+
+    async def _refuse(
+        self, method: str, call: Call, error: VertebraError, context: aio.ServicerContext[Any, Any]
+    ) -> None:
+        code = status.CODES[type(error)]
+        if reason := status.REASONS.get(type(error)):
+            self._metrics.rejected(call.model, reason)
+        logger.info("call refused", extra=_extra(method, call) | {"code": code.name, "error": str(error)})
+        await context.abort(code, str(error), ((REQUEST_ID, call.request_id), *status.trailers(error)))
+
+    @contextlib.contextmanager
+    def _recorded(self, method: str, call: Call, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
+        started_s = time.monotonic()
+        self._metrics.request_started(method)
+        code = grpc.StatusCode.OK.name
+        try:
+            yield
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except BaseException:
+            code = _code_name(context)
+            raise
+        finally:
+            duration_s = time.monotonic() - started_s
+            self._metrics.request_ended(method, call.model, call.version, code, duration_s)
+            if logger.isEnabledFor(logging.DEBUG):
+                extra = _extra(method, call) | {"code": code, "duration_ms": round(duration_s * 1000, 2)}
+                logger.debug("call", extra=extra)
+
+
+def _code_name(context: aio.ServicerContext[Any, Any]) -> str:
+    # abort() has stored the code as a number or as the enumeration, depending on grpcio's version.
+    code = context.code()
+    for each in grpc.StatusCode:
+        if code in (each, status.number(each)):
+            return each.name
+    return grpc.StatusCode.UNKNOWN.name
+
+
+def _request_id(context: aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and _SAFE_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _extra(method: str, call: Call) -> dict[str, object]:
+    return {"method": method, "model": call.model, "request_id": call.request_id}

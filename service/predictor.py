@@ -1,0 +1,210 @@
+"""The use case: images in, labels, logits and embeddings out. Begin reading here; knows no gRPC and no file format.
+
+admit  ─>  decode (threads)  ─>  batcher  ─>  engine  ─>  answers
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import image
+from service.batcher import Batcher, Row
+from service.bundle import Bundle
+from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, VertebraError
+from service.metrics import ImageResult, Metrics, Stage
+
+Source = bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a caller asks.
+
+    Attributes:
+        images: JPEG, PNG or WebP files, or upright RGB pixels `uint8 [h, w, 3]`.
+        deadline_s: When the caller stops waiting, in seconds of the clock.
+        top_k: How many labels to name at most; 0 where none are asked for.
+        min_probability: Labels below it are left out. In [0, 1].
+    """
+
+    images: Sequence[Source]
+    deadline_s: float
+    top_k: int = 0
+    min_probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class and how probable it is, in [0, 1]."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one image: labels in falling order, logits `[classes]` and embedding `[D]`, float32."""
+
+    labels: tuple[Label, ...]
+    logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The seconds of the slowest image in each stage, and of the whole."""
+
+    decode_s: float
+    queue_s: float
+    infer_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One answer an image, in order; an error where that image alone could not be answered."""
+
+    answers: tuple[Answer | BadImage | EngineFailed, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class _Pass:
+    row: Row
+    decode_s: float
+
+
+class Predictor:
+    """Answers questions with one model.
+
+    Args:
+        bundle: Says how pixels are made and what the labels are called.
+        batcher: The model's queue.
+        decoders: The threads that decode.
+        limits: What is refused before it is decoded.
+        metrics: Where stages and images are recorded.
+        clock: Monotonic seconds; the same as the batcher's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        batcher: Batcher,
+        *,
+        decoders: Executor,
+        limits: image.ImageLimits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bundle = bundle
+        self._batcher = batcher
+        self._decoders = decoders
+        self._limits = limits
+        self._metrics = metrics
+        self._clock = clock
+
+    async def analyze(self, question: Question) -> Analysis:
+        """Answer a question, all of its images or none.
+
+        Args:
+            question: The images and what to say of them.
+
+        Returns:
+            One answer or error an image.
+
+        Raises:
+            BadRequest: No images, or a probability outside [0, 1].
+            Overloaded: There is no room for all images now.
+            DeadlinePassed: The deadline passed or cannot be met.
+        """
+        _check(question)
+        started_s = self._clock()
+        with self._batcher.admit(len(question.images), question.deadline_s):
+            passes = await asyncio.gather(
+                *(self._pass(source, question.deadline_s) for source in question.images), return_exceptions=True
+            )
+        answers: list[Answer | BadImage | EngineFailed] = []
+        for result in passes:
+            if isinstance(result, BadImage | EngineFailed):
+                answers.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                answers.append(self._answer(result.row, question))
+        return Analysis(tuple(answers), self._timing(passes, started_s))
+
+    async def _pass(self, source: Source, deadline_s: float) -> _Pass:
+        started_s = self._clock()
+        image_format = (image.format_of(source) or "unknown") if isinstance(source, bytes) else "pixels"
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, source, deadline_s)
+            decode_s = self._clock() - started_s
+            row = await self._batcher.submit(pixels, deadline_s)
+        except BaseException as error:
+            self._metrics.image(self.bundle.name, image_format, _result_of(error))
+            raise
+        self._metrics.image(self.bundle.name, image_format, "ok")
+        stages: tuple[tuple[Stage, float], ...] = (("decode", decode_s), ("queue", row.queue_s), ("infer", row.infer_s))
+        for stage, duration_s in stages:
+            self._metrics.stage(self.bundle.name, stage, duration_s)
+        return _Pass(row, decode_s)
+
+    def _decode(self, source: Source, deadline_s: float) -> NDArray[np.uint8]:
+        if self._clock() > deadline_s:
+            raise DeadlinePassed("Expected a decoder within the deadline. Received: it passed while all were busy.")
+        return image.read(source, self.bundle.geometry, self._limits)
+
+    def _answer(self, row: Row, question: Question) -> Answer:
+        started_s = self._clock()
+        logits = row.arrays[self.bundle.logits.name]
+        labels = _labels(logits, self.bundle.labels, question) if question.top_k else ()
+        self._metrics.stage(self.bundle.name, "postprocess", self._clock() - started_s)
+        return Answer(labels, logits, row.arrays[self.bundle.embedding.name])
+
+    def _timing(self, passes: Sequence[_Pass | BaseException], started_s: float) -> Timing:
+        done = [each for each in passes if isinstance(each, _Pass)]
+        return Timing(
+            decode_s=max((each.decode_s for each in done), default=0.0),
+            queue_s=max((each.row.queue_s for each in done), default=0.0),
+            infer_s=max((each.row.infer_s for each in done), default=0.0),
+            total_s=self._clock() - started_s,
+        )
+
+
+def _check(question: Question) -> None:
+    if not question.images:
+        raise BadRequest("Expected at least 1 image. Received: 0.")
+    if not 0.0 <= question.min_probability <= 1.0 or math.isnan(question.min_probability):
+        raise BadRequest(f"Expected min_probability in [0, 1]. Received: {question.min_probability}.")
+
+
+def _labels(logits: NDArray[np.float32], names: Sequence[str], question: Question) -> tuple[Label, ...]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    order = np.argsort(-probabilities, kind="stable")[: question.top_k]
+    return tuple(
+        Label(int(index), names[index], float(probabilities[index]))
+        for index in order
+        if probabilities[index] >= question.min_probability
+    )
+
+
+def _result_of(error: BaseException) -> ImageResult:
+    match error:
+        case BadImage():
+            return "bad_image"
+        case DeadlinePassed():
+            return "expired"
+        case asyncio.CancelledError():
+            return "cancelled"
+        case VertebraError():
+            return "dropped"
+        case _:
+            return "engine_failed"

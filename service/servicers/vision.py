@@ -1,0 +1,246 @@
+"""vertebra.v1.Vision: messages to questions, answers to messages; decides nothing about images or models."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+from grpc import aio
+from numpy.typing import NDArray
+
+from service import status
+from service.call import current_call
+from service.errors import BadImage, BadRequest, EngineFailed
+from service.predictor import Analysis, Answer, Label, Question, Source, Timing
+from service.repository import Failed, Model, Ready, Repository
+from vertebra.v1 import vision_pb2, vision_pb2_grpc
+
+Context = aio.ServicerContext[Any, Any]
+
+_DEFAULT_TOP_K = 5
+_ANSWERS = (
+    vision_pb2.Answer.ANSWER_LOGITS,
+    vision_pb2.Answer.ANSWER_LABELS,
+    vision_pb2.Answer.ANSWER_EMBEDDING,
+)
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What is refused before anything is looked at.
+
+    Attributes:
+        max_images: The most images in a request.
+        max_bytes: The most bytes in a request.
+        default_deadline_s: How long a caller who names no deadline waits.
+    """
+
+    max_images: int
+    max_bytes: int
+    default_deadline_s: float
+
+
+class VisionServicer(vision_pb2_grpc.VisionServicer):
+    """Answers vertebra.v1.Vision from a repository.
+
+    Args:
+        repository: The models.
+        limits: What is refused before anything is looked at.
+        clock: Monotonic seconds; the same as the batchers'.
+    """
+
+    def __init__(
+        self, repository: Repository, limits: RequestLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._repository = repository
+        self._limits = limits
+        self._clock = clock
+
+    async def Classify(self, request: vision_pb2.ClassifyRequest, context: Context) -> vision_pb2.ClassifyResponse:
+        """See vision.proto."""
+        ready, analysis = await self._analyze(request, context, top_k=request.top_k or _DEFAULT_TOP_K)
+        return vision_pb2.ClassifyResponse(
+            model=_served(ready),
+            results=[
+                vision_pb2.ClassifyResult(status=_status(answer), labels=_labels(answer)) for answer in analysis.answers
+            ],
+            timing=_timing(analysis.timing),
+        )
+
+    async def Embed(self, request: vision_pb2.EmbedRequest, context: Context) -> vision_pb2.EmbedResponse:
+        """See vision.proto."""
+        ready, analysis = await self._analyze(request, context, top_k=0)
+        return vision_pb2.EmbedResponse(
+            model=_served(ready),
+            results=[
+                vision_pb2.EmbedResult(status=_status(answer), embedding=_embedding(answer))
+                for answer in analysis.answers
+            ],
+            timing=_timing(analysis.timing),
+        )
+
+    async def Analyze(self, request: vision_pb2.AnalyzeRequest, context: Context) -> vision_pb2.AnalyzeResponse:
+        """See vision.proto."""
+        wanted = _wanted(request.answers)
+        labels_wanted = vision_pb2.Answer.ANSWER_LABELS in wanted
+        ready, analysis = await self._analyze(
+            request, context, top_k=(request.top_k or _DEFAULT_TOP_K) if labels_wanted else 0
+        )
+        return vision_pb2.AnalyzeResponse(
+            model=_served(ready),
+            results=[
+                vision_pb2.AnalyzeResult(
+                    status=_status(answer),
+                    logits=_logits(answer) if vision_pb2.Answer.ANSWER_LOGITS in wanted else None,
+                    labels=_labels(answer),
+                    embedding=_embedding(answer) if vision_pb2.Answer.ANSWER_EMBEDDING in wanted else None,
+                )
+                for answer in analysis.answers
+            ],
+            timing=_timing(analysis.timing),
+        )
+
+    async def GetModel(self, request: vision_pb2.GetModelRequest, context: Context) -> vision_pb2.GetModelResponse:
+        """See vision.proto."""
+        del context
+        ready = self._ready(request.model)
+        manifest = ready.bundle.manifest
+        return vision_pb2.GetModelResponse(
+            model=_model(Model(ready.bundle.name, ready.bundle.version, ready)),
+            labels=ready.bundle.labels,
+            geometry=manifest.geometry,
+            outputs=manifest.outputs,
+            backbone=manifest.backbone,
+        )
+
+    async def ListModels(
+        self, request: vision_pb2.ListModelsRequest, context: Context
+    ) -> vision_pb2.ListModelsResponse:
+        """See vision.proto."""
+        del request, context
+        return vision_pb2.ListModelsResponse(models=[_model(model) for model in self._repository.models])
+
+    async def _analyze(
+        self,
+        request: vision_pb2.ClassifyRequest | vision_pb2.EmbedRequest | vision_pb2.AnalyzeRequest,
+        context: Context,
+        *,
+        top_k: int,
+    ) -> tuple[Ready, Analysis]:
+        deadline_s = self._clock() + self._time_left_s(context)
+        self._check_size(request, len(request.images))
+        ready = self._ready(request.model)
+        min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
+        question = Question([_source(*each) for each in enumerate(request.images)], deadline_s, top_k, min_probability)
+        return ready, await ready.predictor.analyze(question)
+
+    def _time_left_s(self, context: Context) -> float:
+        left_s = context.time_remaining()
+        return self._limits.default_deadline_s if left_s is None else left_s
+
+    def _check_size(self, request: Message, images: int) -> None:
+        if images > self._limits.max_images:
+            raise BadRequest(f"Expected at most {self._limits.max_images} images in a request. Received: {images}.")
+        if (size_bytes := request.ByteSize()) > self._limits.max_bytes:
+            raise BadRequest(f"Expected at most {self._limits.max_bytes} bytes in a request. Received: {size_bytes}.")
+
+    def _ready(self, selector: vision_pb2.ModelSelector) -> Ready:
+        ready = self._repository.ready(selector.name, selector.version, selector.expected_embedding_space_id)
+        call = current_call.get()
+        call.model, call.version = ready.bundle.name, ready.bundle.version
+        return ready
+
+
+def _source(index: int, image: vision_pb2.Image) -> Source:
+    match image.WhichOneof("source"):
+        case "encoded":
+            return image.encoded
+        case "pixels":
+            return _pixels(index, image.pixels)
+        case _:
+            raise BadRequest(f"Expected images[{index}] to have encoded or pixels. Received: neither.")
+
+
+def _pixels(index: int, pixels: vision_pb2.Pixels) -> NDArray[np.uint8]:
+    shape = (pixels.height, pixels.width, 3)
+    if len(pixels.data) != math.prod(shape):
+        raise BadRequest(
+            f"Expected {math.prod(shape)} bytes in images[{index}], {pixels.height} x {pixels.width} x 3. "
+            f"Received: {len(pixels.data)}."
+        )
+    return np.frombuffer(pixels.data, np.uint8).reshape(shape)
+
+
+def _wanted(answers: Sequence[vision_pb2.Answer.ValueType]) -> frozenset[vision_pb2.Answer.ValueType]:
+    unknown = [answer for answer in answers if answer not in _ANSWERS]
+    if unknown or not answers:
+        names = ", ".join(vision_pb2.Answer.Name(answer) for answer in _ANSWERS)
+        raise BadRequest(f"Expected at least one answer out of {names}. Received: {unknown or 'none'}.")
+    return frozenset(answers)
+
+
+def _served(ready: Ready) -> vision_pb2.ServedModel:
+    return vision_pb2.ServedModel(
+        name=ready.bundle.name,
+        version=ready.bundle.version,
+        embedding_space_id=ready.bundle.embedding.embedding_space_id,
+    )
+
+
+def _status(answer: Answer | BadImage | EngineFailed) -> vision_pb2.Status:
+    if isinstance(answer, Answer):
+        return vision_pb2.Status()
+    return vision_pb2.Status(code=status.number(status.CODES[type(answer)]), message=str(answer))
+
+
+def _labels(answer: Answer | BadImage | EngineFailed) -> list[vision_pb2.Label]:
+    labels: tuple[Label, ...] = answer.labels if isinstance(answer, Answer) else ()
+    return [vision_pb2.Label(index=each.index, name=each.name, probability=each.probability) for each in labels]
+
+
+def _embedding(answer: Answer | BadImage | EngineFailed) -> vision_pb2.Tensor | None:
+    return _tensor(answer.embedding) if isinstance(answer, Answer) else None
+
+
+def _logits(answer: Answer | BadImage | EngineFailed) -> vision_pb2.Tensor | None:
+    return _tensor(answer.logits) if isinstance(answer, Answer) else None
+
+
+def _tensor(array: NDArray[np.float32]) -> vision_pb2.Tensor:
+    return vision_pb2.Tensor(
+        data_type=vision_pb2.DataType.DATA_TYPE_FLOAT32,
+        shape=array.shape,
+        data=array.astype("<f4", copy=False).tobytes(),
+    )
+
+
+def _timing(timing: Timing) -> vision_pb2.Timing:
+    return vision_pb2.Timing(
+        decode_ms=timing.decode_s * 1000,
+        queue_ms=timing.queue_s * 1000,
+        infer_ms=timing.infer_s * 1000,
+        total_ms=timing.total_s * 1000,
+    )
+
+
+def _model(model: Model) -> vision_pb2.Model:
+    match model.state:
+        case Ready() as ready:
+            return vision_pb2.Model(
+                name=model.name,
+                version=model.version,
+                state=vision_pb2.ModelState.MODEL_STATE_READY,
+                embedding_space_id=ready.bundle.embedding.embedding_space_id,
+                provider=ready.provider,
+                precision=ready.bundle.precision,
+                manifest_sha256=ready.bundle.manifest_sha256,
+            )
+        case Failed(error):
+            state = vision_pb2.ModelState.MODEL_STATE_FAILED
+            return vision_pb2.Model(name=model.name, version=model.version, state=state, error=error)
+        case _:
+            state = vision_pb2.ModelState.MODEL_STATE_LOADING
+            return vision_pb2.Model(name=model.name, version=model.version, state=state)
