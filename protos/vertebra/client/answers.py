@@ -76,10 +76,12 @@ class Response(Generic[AnswerT]):
 
     def answers(self) -> tuple[AnswerT, ...]:
         """One answer an image; raises the first ImageError where an image has none."""
+        answers = []
         for result in self.results:
             if isinstance(result, ImageError):
                 raise result
-        return tuple(result for result in self.results if not isinstance(result, ImageError))
+            answers.append(result)
+        return tuple(answers)
 
 
 @dataclass(frozen=True, slots=True)

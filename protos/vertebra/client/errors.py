@@ -15,8 +15,12 @@ VertebraError
     ├── Unauthenticated     no credentials, or wrong ones
     ├── PermissionDenied    not with these credentials
     └── Internal            the server's fault; its log says more
+
+The names are those of gRPC's codes, so that one word means one thing on both sides of the wire.
 """
-# ruff: noqa: N818 - the names are those of gRPC's codes, so that one word means one thing on both sides of the wire.
+
+from collections.abc import Iterable
+from typing import cast
 
 import grpc
 
@@ -118,4 +122,6 @@ BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
 
 def from_grpc(error: grpc.RpcError) -> RpcError:
     code = error.code()
-    return BY_CODE.get(code, RpcError)(code, error.details() or "", retry.pushback_s(error))
+    # Pairs in both of gRPC's APIs, though the types say so of neither.
+    trailers = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
+    return BY_CODE.get(code, RpcError)(code, error.details() or "", retry.pushback_s(trailers))

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterable
-from typing import cast
 
 import grpc
 
@@ -22,16 +21,14 @@ def checked_deadline_s(deadline_s: float) -> float:
     return deadline_s
 
 
-def pushback_s(error: grpc.RpcError) -> float | None:
-    """When the server says to try again, or None where it does not."""
-    # Pairs from both of gRPC's APIs; their types say so of neither.
-    trailers = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
+def pushback_s(trailers: Iterable[tuple[str, str | bytes]]) -> float | None:
+    """In how many seconds the server says to try again, or None where it does not."""
     value = dict(trailers).get(PUSHBACK_KEY)
     return int(value) / 1000 if isinstance(value, str) and PUSHBACK_MS.fullmatch(value) else None
 
 
 def wait_s(code: grpc.StatusCode, after_s: float | None, left_s: float) -> float | None:
-    """How long to wait before the next try, or None where there is none: not asked for, or past the deadline."""
+    """How long to wait before the next try, or None where there shall be none."""
     if code not in RETRYABLE or after_s is None or after_s >= left_s:
         return None
     return after_s

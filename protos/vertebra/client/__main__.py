@@ -1,0 +1,197 @@
+"""The program vertebra-client: asks a server about files and prints; knows the client, not the wire."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from vertebra.client.answers import Classification, Embedding, Response
+from vertebra.client.errors import ImageError, VertebraError
+from vertebra.client.sync import Client
+from vertebra.client.table import aligned
+
+# A request holds at most so many images, under any server's limit unless it was set very low.
+CHUNK_IMAGES = 16
+
+OK, BROKEN_IMAGE, FAILED = 0, 1, 2  # exit codes; argparse leaves with 2 as well
+INTERRUPTED = 130  # what shells make of Ctrl-C
+
+AnswerT = TypeVar("AnswerT")
+Row: TypeAlias = tuple[str, ...]
+Json: TypeAlias = dict[str, object]
+Outcome: TypeAlias = tuple[str, int]  # what to print, and the exit code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    # gRPC logs to stderr that a connection ended; the one line of fail() says so too, and better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        with Client(arguments.address, deadline_s=arguments.deadline) as client:
+            command: Callable[[Client, argparse.Namespace], Outcome] = arguments.command
+            text, exit_code = command(client, arguments)
+    except OSError as error:
+        return fail(f"{error.filename}: {error.strerror}")
+    except VertebraError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    write(text)
+    return exit_code
+
+
+def parser() -> argparse.ArgumentParser:
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("address", metavar="ADDRESS", help="host:port of the server")
+    every.add_argument("--deadline", type=seconds, default=30.0, metavar="S", help="seconds a request (30)")
+    every.add_argument("--json", action="store_true", help="print one JSON document")
+    asking = argparse.ArgumentParser(add_help=False, parents=[every])
+    asking.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or WebP files")
+    asking.add_argument("--model", default="", help="the model's name; needed where the server has several")
+    asking.add_argument("--version", type=uint32, default=0, help="the model's version (the one that is served)")
+
+    program = argparse.ArgumentParser(prog="vertebra-client", description="Ask a Vertebra server about images.")
+    commands = program.add_subparsers(required=True, metavar="COMMAND")
+    labels = commands.add_parser("classify", parents=[asking], help="print the most probable labels of images")
+    labels.add_argument("--top-k", type=uint32, default=5, metavar="K", help="labels an image, at most (5)")
+    labels.add_argument("--min-probability", type=float, default=0.0, metavar="P", help="print none below it (0)")
+    labels.set_defaults(command=classify)
+    vectors = commands.add_parser("embed", parents=[asking], help="print the embeddings of images")
+    vectors.set_defaults(command=embed)
+    models = commands.add_parser("models", parents=[every], help="print the models of the server")
+    models.set_defaults(command=list_models)
+    return program
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"Expected a finite number of seconds above 0. Received: {text}.")
+    return value
+
+
+def uint32(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"Expected a number from 0 to {2**32 - 1}. Received: {text}.")
+    return value
+
+
+def classify(client: Client, arguments: argparse.Namespace) -> Outcome:
+    responses = [
+        client.classify(
+            files,
+            model=arguments.model,
+            version=arguments.version,
+            top_k=arguments.top_k,
+            min_probability=arguments.min_probability,
+        )
+        for files in chunks(arguments.files)
+    ]
+    return report(arguments, responses, ("image", "label", "probability"), label_rows, label_json)
+
+
+def label_rows(answer: Classification) -> list[Row]:
+    # An image without a label of that probability still gets its row.
+    return [(label.name, f"{label.probability:11.2%}") for label in answer.labels] or [("-",)]
+
+
+def label_json(answer: Classification) -> Json:
+    return asdict(answer)
+
+
+def embed(client: Client, arguments: argparse.Namespace) -> Outcome:
+    responses = [
+        client.embed(files, model=arguments.model, version=arguments.version) for files in chunks(arguments.files)
+    ]
+    return report(arguments, responses, ("image", "shape", "norm", "vector"), vector_rows, vector_json)
+
+
+def vector_rows(answer: Embedding) -> list[Row]:
+    vector = answer.vector
+    first = " ".join(f"{number:.4f}" for number in vector[:4].tolist())
+    more = " ..." if vector.size > 4 else ""
+    return [(str(list(vector.shape)), f"{np.linalg.norm(vector):.4f}", first + more)]
+
+
+def vector_json(answer: Embedding) -> Json:
+    return {"embedding": answer.vector.tolist()}
+
+
+def list_models(client: Client, arguments: argparse.Namespace) -> Outcome:
+    models = client.list_models()
+    if arguments.json:
+        return document({"models": [asdict(model) for model in models]}), OK
+    rows = [(m.name, str(m.version), m.state, m.precision, m.provider, m.error) for m in models]
+    return aligned([("model", "version", "state", "precision", "provider", "error"), *rows]), OK
+
+
+def chunks(files: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (files[start : start + CHUNK_IMAGES] for start in range(0, len(files), CHUNK_IMAGES))
+
+
+def report(
+    arguments: argparse.Namespace,
+    responses: Sequence[Response[AnswerT]],
+    header: Row,
+    to_rows: Callable[[AnswerT], list[Row]],
+    to_json: Callable[[AnswerT], Json],
+) -> Outcome:
+    """The text to print for all responses, and the exit code that says whether every image was answered."""
+    results = [result for response in responses for result in response.results]
+    exit_code = BROKEN_IMAGE if any(isinstance(result, ImageError) for result in results) else OK
+    rows: list[Row] = [header]
+    images: list[Json] = []
+    for file, result in zip(arguments.files, results, strict=True):
+        if isinstance(result, ImageError):
+            rows.append((file, f"error: {result.message}"))
+            images.append({"file": file, "error": {"code": result.code.name, "message": result.message}})
+        else:
+            rows += [(file, *cells) for cells in to_rows(result)]
+            images.append({"file": file} | to_json(result))
+    if not arguments.json:
+        return aligned(rows) + "\n" + summary(responses), exit_code
+    requests = [{"model": asdict(response.model), "timing": asdict(response.timing)} for response in responses]
+    return document({"images": images, "requests": requests}), exit_code
+
+
+def summary(responses: Sequence[Response[AnswerT]]) -> str:
+    """One line a model that answered, usually one in all: another version may take over between two requests."""
+    lines = []
+    for model in dict.fromkeys(response.model for response in responses):
+        times = [response.timing for response in responses if response.model == model]
+        lines.append(
+            f"{model.name} version {model.version}, {len(times)} request{'s' if len(times) > 1 else ''}: "
+            f"decode {sum(t.decode_ms for t in times):.1f} ms, queue {sum(t.queue_ms for t in times):.1f} ms, "
+            f"infer {sum(t.infer_ms for t in times):.1f} ms, total {sum(t.total_ms for t in times):.1f} ms\n"
+        )
+    return "".join(lines)
+
+
+def document(value: Json) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def write(text: str) -> None:
+    encoding = sys.stdout.encoding
+    try:
+        # A file name or a label that the terminal cannot show is escaped, as Python does on stderr.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has left with what it wanted; Python would complain when it flushes once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(message: str) -> int:
+    print("vertebra-client: error:", " ".join(message.split()), file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The client for asyncio; the same calls as vertebra.client.sync, and like it knows nothing of what messages hold."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from vertebra.client import channel, errors, messages, retry
+from vertebra.client.answers import (
+    Analysis,
+    Answer,
+    Classification,
+    Embedding,
+    ModelDescription,
+    ModelSummary,
+    Response,
+)
+from vertebra.client.messages import ImageSource
+from vertebra.v1 import vision_pb2, vision_pb2_grpc
+
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
+
+
+class AsyncClient:
+    """Asks a Vertebra server at "host:port", without encryption. Made and used in one running event loop.
+
+    A deadline covers a call with all of its tries, not the reading of files, which a thread does. Errors are those of
+    vertebra.client.errors, and OSError for a file that cannot be read.
+    """
+
+    def __init__(self, address: str, *, deadline_s: float = 30.0) -> None:
+        self._deadline_s = retry.checked_deadline_s(deadline_s)
+        self._channel = grpc.aio.insecure_channel(address, options=channel.OPTIONS)
+        self._stub = vision_pb2_grpc.VisionStub(self._channel)
+
+    async def classify(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 5,
+        min_probability: float = 0.0,
+        deadline_s: float | None = None,
+    ) -> Response[Classification]:
+        """The most probable labels of each image: at most top_k, none below min_probability."""
+        request = vision_pb2.ClassifyRequest(
+            model=messages.selector(model, version),
+            images=await asyncio.to_thread(messages.images, images),
+            top_k=top_k,
+            min_probability=min_probability,
+        )
+        return messages.classify_response(await self._call(self._stub.Classify, request, deadline_s))
+
+    async def embed(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        model: str = "",
+        version: int = 0,
+        expected_embedding_space_id: str = "",
+        deadline_s: float | None = None,
+    ) -> Response[Embedding]:
+        """The embedding of each image; FailedPrecondition where it would lie in another space than the expected."""
+        request = vision_pb2.EmbedRequest(
+            model=messages.selector(model, version, expected_embedding_space_id),
+            images=await asyncio.to_thread(messages.images, images),
+        )
+        return messages.embed_response(await self._call(self._stub.Embed, request, deadline_s))
+
+    async def analyze(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        answers: Sequence[Answer],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 5,
+        min_probability: float = 0.0,
+        expected_embedding_space_id: str = "",
+        deadline_s: float | None = None,
+    ) -> Response[Analysis]:
+        """Any of "logits", "labels" and "embedding" of each image, from one forward pass."""
+        request = vision_pb2.AnalyzeRequest(
+            model=messages.selector(model, version, expected_embedding_space_id),
+            images=await asyncio.to_thread(messages.images, images),
+            answers=messages.answers(answers),
+            top_k=top_k,
+            min_probability=min_probability,
+        )
+        return messages.analyze_response(await self._call(self._stub.Analyze, request, deadline_s))
+
+    async def get_model(
+        self,
+        model: str = "",
+        *,
+        version: int = 0,
+        expected_embedding_space_id: str = "",
+        deadline_s: float | None = None,
+    ) -> ModelDescription:
+        """What a model is, takes and answers, with all of its labels."""
+        request = vision_pb2.GetModelRequest(model=messages.selector(model, version, expected_embedding_space_id))
+        return messages.model_description(await self._call(self._stub.GetModel, request, deadline_s))
+
+    async def list_models(self, *, deadline_s: float | None = None) -> tuple[ModelSummary, ...]:
+        """The models of the repository by name, also those that failed to load."""
+        answer = await self._call(self._stub.ListModels, vision_pb2.ListModelsRequest(), deadline_s)
+        return tuple(messages.model_summary(model) for model in answer.models)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, AnswerT]",  # generic in its types alone
+        request: RequestT,
+        deadline_s: float | None,
+    ) -> AnswerT:
+        ends_at = time.monotonic() + retry.checked_deadline_s(self._deadline_s if deadline_s is None else deadline_s)
+        while True:
+            try:
+                return await method(request, timeout=ends_at - time.monotonic())
+            except grpc.aio.AioRpcError as cause:
+                error = errors.from_grpc(cause)
+                wait_s = retry.wait_s(error.code, error.retry_after_s, ends_at - time.monotonic())
+                if wait_s is None:
+                    raise error from cause
+            await asyncio.sleep(wait_s)

@@ -1,0 +1,187 @@
+"""What tests of several rooms share: a tiny bundle made without torch, and a real service process."""
+
+import hashlib
+import io
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import json_format
+from onnx import TensorProto, helper
+from PIL import Image
+
+from service import image
+from service.bundle import crop_geometry
+from vertebra.v1 import bundle_pb2
+
+SIDE_PX = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--imagenet-samples",
+        type=Path,
+        default=os.environ.get("IMAGENET_SAMPLES"),
+        help="imagenet-samples.tar or its folder: one image for each of the 1,000 ImageNet classes",
+    )
+
+
+def colours_manifest(version: int = 1) -> bundle_pb2.Manifest:
+    """The manifest of a model that names the brightest colour of an image; files and golden set are still missing."""
+    manifest = bundle_pb2.Manifest(format=1, model="colours", version=version, labels=["red", "green", "blue"])
+    manifest.created_time = "2026-01-01T00:00:00Z"
+    crop = manifest.geometry.crop
+    crop.resize_shorter_px, crop.crop_height_px, crop.crop_width_px = SIDE_PX, SIDE_PX, SIDE_PX
+    crop.interpolation = bundle_pb2.INTERPOLATION_BICUBIC
+    manifest.outputs.add(name="logits", kind=bundle_pb2.OUTPUT_KIND_LOGITS, shape=[3])
+    embedding = manifest.outputs.add(name="embedding", kind=bundle_pb2.OUTPUT_KIND_EMBEDDING, shape=[3])
+    embedding.tap, embedding.pooling, embedding.embedding_space_id = "pooled", "avg", "c0" * 32
+    manifest.graphs.add(precision=bundle_pb2.PRECISION_FP32, file="model.onnx")
+    manifest.golden.source, manifest.golden.expected_file = "generated", "golden/expected.npz"
+    manifest.golden.bounds.add(precision=bundle_pb2.PRECISION_FP32, lowest_cosine=0.9999, mean_cosine=0.9999)
+    return manifest
+
+
+def colours_graph() -> onnx.ModelProto:
+    """embedding = the mean of each channel in [0, 1], logits = 10 * embedding."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["embedding"]),
+        helper.make_node("Mul", ["embedding", "ten"], ["logits"]),
+    ]
+    initializers = [
+        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+        helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("ten", TensorProto.FLOAT, [], [10.0]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("logits", "embedding")]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIDE_PX, SIDE_PX, 3])
+    graph = helper.make_graph(nodes, "colours", [pixels], outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def write_colours(root: Path, version: int = 1, change: Callable[[bundle_pb2.Manifest], None] = lambda _: None) -> Path:
+    """Write the bundle `<root>/colours/<version>`, its manifest changed by `change` at the very end."""
+    path = root / "colours" / str(version)
+    (path / "golden").mkdir(parents=True)
+    manifest = colours_manifest(version)
+    (path / "model.onnx").write_bytes(colours_graph().SerializeToString())
+    random = np.random.default_rng(0)
+    expected = []
+    for index in range(16):
+        picture = Image.fromarray(random.integers(0, 256, (9 + index, 20, 3), np.uint8))
+        name = f"golden/{index:02}.png"
+        picture.save(path / name)
+        manifest.golden.images.append(name)
+        geometry = crop_geometry(manifest.geometry)
+        pixels = image.read((path / name).read_bytes(), geometry, image.ImageLimits())
+        expected.append(pixels.astype(np.float32).mean(axis=(0, 1)) / 255)
+    embedding = np.stack(expected).astype(np.float32)
+    np.savez(path / "golden" / "expected.npz", logits=embedding * 10, embedding=embedding)
+    for file in sorted(each for each in path.rglob("*") if each.is_file()):
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        manifest.files.add(path=file.relative_to(path).as_posix(), sha256=digest, size_bytes=len(data))
+    change(manifest)
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
+    (path / "manifest.json").write_text(text)
+    return path
+
+
+def encode(colour: tuple[int, int, int], file_format: str = "PNG", size: tuple[int, int] = (12, 10)) -> bytes:
+    """A file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with the one model `colours`."""
+    root = tmp_path / "models"
+    write_colours(root)
+    return root
+
+
+@dataclass
+class Service:
+    """A real service process, and the log lines that it has written so far."""
+
+    process: subprocess.Popen[str]
+    lines: queue.Queue[str | None]
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def wait_for(self, message: str, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Read the log until a line with this message comes, and return the line."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            line = self.lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            if line is None:
+                pytest.fail(f"the service ended before it said {message!r}: {self.log}")
+            try:
+                self.log.append(json.loads(line))
+            except json.JSONDecodeError:
+                self.log.append({"message": line.rstrip()})
+            if self.log[-1]["message"] == message:
+                return self.log[-1]
+
+    @property
+    def address(self) -> str:
+        return str(self._listening["address"])
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{self._listening['metrics_address']}/metrics"
+
+    @property
+    def _listening(self) -> dict[str, Any]:
+        found = [line for line in self.log if line["message"] == "listening"]
+        return found[0] if found else self.wait_for("listening")
+
+    def stop(self) -> int:
+        """Ask the process to end and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def start_service() -> Iterator[Callable[..., Service]]:
+    """Starts `python -m service` on free ports of the loopback interface; ends what is left at the end."""
+    started: list[Service] = []
+
+    def start(root: Path, *flags: str) -> Service:
+        command = [sys.executable, "-m", "service", "--repository", str(root), "--address", "127.0.0.1:0"]
+        process = subprocess.Popen(
+            [*command, "--metrics-address", "127.0.0.1:0", *flags], stderr=subprocess.PIPE, text=True
+        )
+        service = Service(process, queue.Queue())
+        started.append(service)
+        threading.Thread(target=_read, args=(process, service.lines), daemon=True).start()
+        return service
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.process.kill()
+        service.process.wait(timeout=30)
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert process.stderr is not None
+    with process.stderr as stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
