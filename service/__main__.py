@@ -5,6 +5,7 @@ import logging
 import sys
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import CliApp, SettingsError
 from pythonjsonlogger.json import JsonFormatter
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = CliApp.run(Config, cli_args=sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:
-        return _refuse("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()))
+        return _refuse("; ".join(_line(each) for each in error.errors()))
     except (SettingsError, ValueError) as error:
         return _refuse(str(error))
     _configure_logging(config)
@@ -36,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _line(error: ErrorDetails) -> str:
+    setting = ".".join(map(str, error["loc"])) or "settings"
+    return f"{setting}: {error['msg'].removeprefix('Value error, ')}"
+
+
 def _refuse(message: str) -> int:
     print(f"vertebra-serve: error: {message}", file=sys.stderr)
     return 2
@@ -43,9 +49,9 @@ def _refuse(message: str) -> int:
 
 def _configure_logging(config: Config) -> None:
     handler = logging.StreamHandler()
-    fields = ["asctime", "levelname", "name", "message"]
     if config.log_format == "json":
-        handler.setFormatter(JsonFormatter(fields, rename_fields={"asctime": "time", "levelname": "level"}))
+        fields = ["levelname", "name", "message"]
+        handler.setFormatter(JsonFormatter(fields, timestamp="time", rename_fields={"levelname": "level"}))
     else:
         handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=config.log_level, handlers=[handler])

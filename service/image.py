@@ -113,7 +113,8 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
         raise
     # Hostile bytes make decoders raise nearly anything; whatever it is, it is this image's fault.
     except Exception as error:
-        raise BadImage(f"Expected a whole {name} file. Received: {len(data)} bytes, broken: {error}.") from error
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise BadImage(f"Expected a whole {name} file. Received: {len(data)} bytes, broken: {reason}.") from error
     return _upright(_to_rgb(image), _orientation(image))
 
 

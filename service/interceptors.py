@@ -1,5 +1,8 @@
 """Around every call of our own API: identity, metrics, log, and errors as gRPC statuses; knows no message's content."""
 
+# grpcio's types are generic in its stubs alone.
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging

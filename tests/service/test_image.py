@@ -91,6 +91,7 @@ def test_the_exif_orientation_is_honoured(orientation: int, file_format: str) ->
     assert image.decode(data, LIMITS).shape == upright
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"\x00" * 40])
 def test_garbage_in_the_metadata_costs_nothing(exif: bytes) -> None:
     data = encoded(photograph((40, 30)), "JPEG", exif=exif)
