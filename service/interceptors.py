@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
@@ -64,54 +65,48 @@ class CallInterceptor(aio.ServerInterceptor):
             call = Call(_request_id(context))
             current_call.set(call)
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-            with self._recorded(method, call, context):
+            # The call is recorded before its end goes out: who has heard the answer finds it in the metrics.
+            with self._recorded(method, call):
                 try:
                     return await answer(request, context)
                 except VertebraError as error:
-                    await self._refuse(method, call, error, context)
+                    failure = self._refusal(method, call, error)
                 except Exception:
+                    call.code = grpc.StatusCode.INTERNAL
                     logger.exception("call failed", extra=_extra(method, call))
-                    await context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
+                    failure = _Failure(_INTERNAL)
+            trailers = ((REQUEST_ID, call.request_id), *failure.trailers)
+            return await context.abort(call.code, failure.details, trailers)
 
         return wrapped
 
-    async def _refuse(
-        self, method: str, call: Call, error: VertebraError, context: aio.ServicerContext[Any, Any]
-    ) -> None:
-        code = status.CODES[type(error)]
+    def _refusal(self, method: str, call: Call, error: VertebraError) -> _Failure:
+        call.code = status.CODES[type(error)]
         if reason := status.REASONS.get(type(error)):
             self._metrics.rejected(call.model, reason)
-        logger.info("call refused", extra=_extra(method, call) | {"code": code.name, "error": str(error)})
-        await context.abort(code, str(error), ((REQUEST_ID, call.request_id), *status.trailers(error)))
+        logger.info("call refused", extra=_extra(method, call) | {"error": str(error)})
+        return _Failure(str(error), status.trailers(error))
 
     @contextlib.contextmanager
-    def _recorded(self, method: str, call: Call, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
+    def _recorded(self, method: str, call: Call) -> Iterator[None]:
         started_s = time.monotonic()
         self._metrics.request_started(method)
-        code = grpc.StatusCode.OK.name
         try:
             yield
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        except BaseException:
-            code = _code_name(context)
+            call.code = grpc.StatusCode.CANCELLED
             raise
         finally:
             duration_s = time.monotonic() - started_s
-            self._metrics.request_ended(method, call.model, call.version, code, duration_s)
+            self._metrics.request_ended(method, call.model, call.version, call.code.name, duration_s)
             if logger.isEnabledFor(logging.DEBUG):
-                extra = _extra(method, call) | {"code": code, "duration_ms": round(duration_s * 1000, 2)}
-                logger.debug("call", extra=extra)
+                logger.debug("call", extra=_extra(method, call) | {"duration_ms": round(duration_s * 1000, 2)})
 
 
-def _code_name(context: aio.ServicerContext[Any, Any]) -> str:
-    # abort() has stored the code as a number or as the enumeration, depending on grpcio's version.
-    code = context.code()
-    for each in grpc.StatusCode:
-        if code in (each, status.number(each)):
-            return each.name
-    return grpc.StatusCode.UNKNOWN.name
+@dataclass(frozen=True)
+class _Failure:
+    details: str
+    trailers: tuple[tuple[str, str], ...] = ()
 
 
 def _request_id(context: aio.ServicerContext[Any, Any]) -> str:
@@ -122,4 +117,4 @@ def _request_id(context: aio.ServicerContext[Any, Any]) -> str:
 
 
 def _extra(method: str, call: Call) -> dict[str, object]:
-    return {"method": method, "model": call.model, "request_id": call.request_id}
+    return {"method": method, "model": call.model, "request_id": call.request_id, "code": call.code.name}

@@ -1,0 +1,61 @@
+# What a person types and what CI runs are the same words.
+#
+#   make demo             the model, the service and its answers; Ctrl-C ends it (ONCE=1: ends by itself)
+#   make test             lint, types and the whole test suite
+#   make bench            the figures of the README, kept as JSON in tests/benchmarks/results/
+#
+#   TORCH_INDEX=URL       take torch and torchvision from another index, for example one with CPU builds
+#   IMAGENET_SAMPLES=PATH one image for each ImageNet class, for the accuracy test (a folder or its .tar)
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STUBS ?= protos
+ifneq ($(wildcard ../shared/data/imagenet-samples.tar),)
+IMAGENET_SAMPLES ?= $(abspath ../shared/data/imagenet-samples.tar)
+endif
+export IMAGENET_SAMPLES
+
+.PHONY: demo test lint bench stubs clean
+
+demo: .venv/demo
+	@$(BIN)/python deploy/demo/demo.py $(if $(ONCE),--once)
+
+test: .venv/dev lint
+	$(BIN)/pytest -n 2
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/pydoclint -q service export training protos/vertebra/client
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+bench: .venv/dev
+	$(BIN)/python -m tests.benchmarks
+
+stubs: .venv/dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+		--python_out=$(STUBS) --mypy_out=quiet:$(STUBS) vertebra/v1/bundle.proto vertebra/v1/vision.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+		--grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) vertebra/v1/vision.proto
+
+clean:
+	rm -rf .venv .demo build
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch comes first and alone, so that TORCH_INDEX is asked for nothing else.
+.venv/torch: .venv/bin/python
+	$(BIN)/pip install --progress-bar off $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch==2.14.1' 'torchvision==0.29.1'
+	@touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(BIN)/pip install --progress-bar off -e '.[demo]'
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(BIN)/pip install --progress-bar off -e '.[dev]'
+	@touch $@

@@ -1,0 +1,99 @@
+"""The program: settings from flags, environment and a file; what it says when it cannot start; how it stops."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic_settings import CliApp
+
+from service.__main__ import main
+from service.config import Config
+from tests.conftest import Service
+
+
+def test_a_flag_beats_a_variable_beats_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "vertebra.toml"
+    file.write_text('repository = "models"\nmax_batch = 2\nthreads = 2\nqueue_limit = 100\n')
+    monkeypatch.setenv("VERTEBRA_CONFIG_FILE", str(file))
+    monkeypatch.setenv("VERTEBRA_THREADS", "3")
+    monkeypatch.setenv("VERTEBRA_QUEUE_LIMIT", "200")
+    config = CliApp.run(Config, cli_args=["--queue-limit", "300"])
+    assert (config.max_batch, config.threads, config.queue_limit) == (2, 3, 300)
+    assert config.repository == Path("models")
+
+
+def test_what_kubernetes_puts_into_the_environment_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERTEBRA_PORT", "tcp://10.0.0.1:8001")
+    monkeypatch.setenv("VERTEBRA_SERVICE_HOST", "10.0.0.1")
+    assert CliApp.run(Config, cli_args=["--repository", "models"]).address == "127.0.0.1:8001"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "repository: Field required"),
+        (["--repository", "x", "--max-batch", "0"], "max_batch: Input should be greater than or equal to 1"),
+        (["--repository", "x", "--max-images", "999"], "settings: Expected max_images to be at most queue_limit, 128"),
+        (
+            ["--repository", "/nowhere"],
+            "Expected a model repository, a folder of <model>/<version>/. Received: /nowhere",
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_exit_code_2(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags, "--metrics-address", "127.0.0.1:0", "--address", "127.0.0.1:0"] if flags else []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"vertebra-serve: error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_an_unknown_key_in_the_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vertebra.toml").write_text('repository = "models"\nmax_bath = 2\n')
+    monkeypatch.setenv("VERTEBRA_CONFIG_FILE", str(tmp_path / "vertebra.toml"))
+    assert main([]) == 2
+    assert "max_bath: Extra inputs are not permitted" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VERTEBRA_CONFIG_FILE", "/nowhere.toml")
+    assert main([]) == 2
+    assert "Expected VERTEBRA_CONFIG_FILE to name a TOML file. Received: '/nowhere.toml'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["address", "metrics-address"])
+def test_an_occupied_port_is_one_line_and_exit_code_2(repository: Path, setting: str) -> None:
+    addresses = {"address": "127.0.0.1:0", "metrics-address": "127.0.0.1:0"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        addresses[setting] = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = [word for name, value in addresses.items() for word in (f"--{name}", value)]
+        command = [sys.executable, "-m", "service", "--repository", str(repository), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    name = setting.replace("-", "_")
+    assert done.returncode == 2
+    expected = f"vertebra-serve: error: Expected {name} to be free. Received: {addresses[setting]}, which is in use."
+    assert done.stderr.strip().splitlines()[-1] == expected
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_ends_it_with_exit_code_0(repository: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(repository)
+    service.wait_for("serving")
+    assert service.stop() == 0
+    service.wait_for("stopped")
+
+
+def test_text_logs_read_as_lines(repository: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(repository, "--log-format", "text")
+    deadline = 20
+    lines = [service.lines.get(timeout=deadline) for _ in range(3)]
+    assert "listening address=127.0.0.1:" in str(lines[0])
+    assert "model ready model=colours version=1 provider=CPUExecutionProvider" in str(lines[1])

@@ -1,0 +1,110 @@
+"""The use case, with a real bundle and engine: images in, answers and errors out, one an image."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.batcher import Batcher, Slot
+from service.bundle import Bundle
+from service.engine import Engine
+from service.errors import BadImage, BadRequest, DeadlinePassed
+from service.image import ImageLimits
+from service.metrics import Metrics
+from service.predictor import Answer, Predictor, Question
+from tests.conftest import encode
+
+RED, GREEN = (255, 0, 0), (0, 200, 0)
+NEVER_S = 1e12
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def predictor(
+    bundle: Bundle, engine: Engine, registry: CollectorRegistry, clock: Clock
+) -> AsyncIterator[Predictor]:
+    slot = Slot()
+    batcher = Batcher(engine.run, slot, batch_sizes=(1, 2), limit=40, seconds_per_image=0.001, clock=clock)
+    batcher.start()
+    with ThreadPoolExecutor(2) as decoders:
+        yield Predictor(
+            bundle, batcher, decoders=decoders, limits=ImageLimits(), metrics=Metrics(registry), clock=clock
+        )
+        await batcher.close()
+        slot.close()
+
+
+async def test_labels_are_softmax_in_falling_order(predictor: Predictor) -> None:
+    analysis = await predictor.analyze(Question([encode(GREEN)], NEVER_S, top_k=2))
+    answer = analysis.answers[0]
+    assert isinstance(answer, Answer)
+    logits = np.array([0, 10 * 200 / 255, 0])
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [(label.index, label.name) for label in answer.labels] == [(1, "green"), (0, "red")]
+    assert [label.probability for label in answer.labels] == pytest.approx([expected[1], expected[0]], rel=1e-5)
+    np.testing.assert_allclose(answer.embedding, [0, 200 / 255, 0], atol=1e-6)
+
+
+async def test_improbable_labels_are_left_out(predictor: Predictor) -> None:
+    analysis = await predictor.analyze(Question([encode(RED)], NEVER_S, top_k=3, min_probability=0.5))
+    answer = analysis.answers[0]
+    assert isinstance(answer, Answer)
+    assert [label.name for label in answer.labels] == ["red"]
+
+
+async def test_one_broken_image_among_32_costs_the_others_nothing(
+    predictor: Predictor, registry: CollectorRegistry
+) -> None:
+    images = [encode(RED if index % 2 else GREEN) for index in range(32)]
+    images[17] = images[17][:40]
+    analysis = await predictor.analyze(Question(images, NEVER_S, top_k=1))
+    names = [answer.labels[0].name if isinstance(answer, Answer) else type(answer) for answer in analysis.answers]
+    expected: list[object] = ["red" if index % 2 else "green" for index in range(32)]
+    expected[17] = BadImage
+    assert names == expected
+    for result, count in (("ok", 31), ("bad_image", 1)):
+        labels = {"model": "colours", "format": "PNG", "result": result}
+        assert registry.get_sample_value("vertebra_images_total", labels) == count
+
+
+async def test_no_images_are_refused(predictor: Predictor) -> None:
+    with pytest.raises(BadRequest, match=r"Expected at least 1 image. Received: 0\."):
+        await predictor.analyze(Question([], NEVER_S))
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5, float("nan")])
+async def test_an_impossible_probability_is_refused(predictor: Predictor, probability: float) -> None:
+    with pytest.raises(BadRequest, match=rf"Expected min_probability in \[0, 1\]. Received: {probability}\."):
+        await predictor.analyze(Question([encode(RED)], NEVER_S, top_k=1, min_probability=probability))
+
+
+async def test_a_deadline_that_has_passed_is_refused(predictor: Predictor, clock: Clock) -> None:
+    clock.now_s = 5.0
+    with pytest.raises(DeadlinePassed, match=r"Expected at least 1 ms until the deadline. Received: -1000 ms"):
+        await predictor.analyze(Question([encode(RED)], 4.0))
+
+
+async def test_every_stage_is_timed(predictor: Predictor, registry: CollectorRegistry) -> None:
+    await predictor.analyze(Question([encode(RED), encode(GREEN)], NEVER_S, top_k=1))
+    for stage in ("decode", "queue", "infer", "postprocess"):
+        labels = {"model": "colours", "stage": stage}
+        assert registry.get_sample_value("vertebra_stage_duration_seconds_count", labels) == 2
