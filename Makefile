@@ -47,15 +47,13 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# torch comes first and alone, so that TORCH_INDEX is asked for nothing else.
-.venv/torch: .venv/bin/python
-	$(BIN)/pip install --progress-bar off $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch==2.14.1' 'torchvision==0.29.1'
-	@touch $@
-
-.venv/demo: .venv/torch pyproject.toml
-	$(BIN)/pip install --progress-bar off -e '.[demo]'
+.venv/demo: .venv/bin/python pyproject.toml
+	@echo "Installing the demo: about 6 GB on disk, most of it torch and its CUDA libraries. Minutes, the first time."
+	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) 'torch>=2.14.1,<2.15' 'torchvision==0.29.1')
+	$(BIN)/pip install -e '.[demo]'
 	@touch $@
 
 .venv/dev: .venv/demo
-	$(BIN)/pip install --progress-bar off -e '.[dev]'
+	@echo "Installing what the tests need besides: about 0.2 GB."
+	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@

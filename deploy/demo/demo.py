@@ -1,0 +1,168 @@
+"""The demo: a published backbone becomes a model, a service serves it, a client asks it; types only what a user types.
+
+`make demo` runs it. What it makes lies in .demo/ and is used again by the next run; `make clean` removes it.
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vertebra.client import Client
+
+ROOT = Path(__file__).parents[2]
+WORK = Path(".demo")  # below ROOT, where every command of the demo runs
+RUN, MODELS, GOLDEN, PHOTOGRAPHS = WORK / "runs/imagenet", WORK / "models", WORK / "golden", WORK / "photographs"
+LOG = WORK / "service.log"
+PROGRAMS = Path(sys.executable).parent
+READY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the service listens."""
+
+    grpc: str
+    metrics: str
+
+
+def main() -> int:
+    """Make what is missing, serve it, ask it, print what came back."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--once", action="store_true", help="stop after the answers instead of serving on")
+    once = parser.parse_args().once
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started_s = time.monotonic()
+    try:
+        photographs = copy_photographs()
+        make_model(photographs)
+        with service() as addresses:
+            ask(addresses, photographs)
+            print(f"\ngRPC     {addresses.grpc}\nmetrics  http://{addresses.metrics}/metrics")
+            print(f"\nThe demo's own work took {time.monotonic() - started_s:.1f} s.", flush=True)
+            if not once:
+                serve_on(addresses, photographs)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
+    return 0
+
+
+def copy_photographs() -> list[Path]:
+    """The two photographs that scikit-learn ships (CC BY 2.0, by their authors)."""
+    (ROOT / PHOTOGRAPHS).mkdir(parents=True, exist_ok=True)
+    names = ["china.jpg", "flower.jpg"]
+    for name in names:
+        source = resources.files("sklearn.datasets") / "images" / name
+        (ROOT / PHOTOGRAPHS / name).write_bytes(source.read_bytes())
+    return [PHOTOGRAPHS / name for name in names]
+
+
+def make_model(photographs: list[Path]) -> None:
+    """The run and its bundle, unless an earlier demo has made them."""
+    if not (ROOT / RUN).exists():
+        run("vertebra-train", "as-is", "efficientnet_lite0", "--out", str(RUN))
+    if (ROOT / MODELS / "imagenet/1/manifest.json").exists():
+        print(f"Using the model that an earlier run made: {MODELS / 'imagenet/1'}", flush=True)
+        return
+    cut_golden(photographs)
+    run("vertebra-export", str(RUN), "--repository", str(MODELS), "--golden", str(GOLDEN))
+
+
+def cut_golden(photographs: list[Path]) -> None:
+    """Sixteen real pictures to prove the model on: eight cuts of each photograph, of different sizes and shapes."""
+    (ROOT / GOLDEN).mkdir(parents=True, exist_ok=True)
+    for photograph in photographs:
+        with Image.open(ROOT / photograph) as picture:
+            for index in range(8):
+                left, top = 37 * (index % 4), 61 * (index // 4)
+                cut = picture.crop((left, top, left + 250 + 41 * index, top + 360 - 19 * index))
+                cut.save(ROOT / GOLDEN / f"{photograph.stem}-{index}.jpg", quality=95)
+
+
+def run(program: str, *arguments: str) -> None:
+    """Show a command and run it."""
+    print(f"$ {shlex.join([program, *arguments])}", flush=True)
+    subprocess.run([PROGRAMS / program, *arguments], cwd=ROOT, check=True)
+    print(flush=True)
+
+
+@contextmanager
+def service() -> Iterator[Addresses]:
+    """The service, on free ports of this machine."""
+    arguments = ["--repository", str(MODELS), "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    print(f"$ {shlex.join(['vertebra-serve', *arguments])} 2> {LOG}", flush=True)
+    with (ROOT / LOG).open("w") as log:
+        # In a session of its own: Ctrl-C reaches the demo alone, which then stops the service.
+        process = subprocess.Popen(
+            [PROGRAMS / "vertebra-serve", *arguments], cwd=ROOT, stderr=log, start_new_session=True
+        )
+    try:
+        started_s = time.monotonic()
+        addresses = wait_until_serving(process, started_s + READY_WITHIN_S)
+        print(f"serving after {time.monotonic() - started_s:.1f} s\n", flush=True)
+        yield addresses
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_serving(process: subprocess.Popen[bytes], deadline_s: float) -> Addresses:
+    """Follow the service's log until it says that it serves."""
+    while time.monotonic() < deadline_s and process.poll() is None:
+        lines = {line["message"]: line for line in read_log()}
+        if "serving" in lines:
+            return Addresses(lines["listening"]["address"], lines["listening"]["metrics_address"])
+        time.sleep(0.05)
+    sys.stderr.write((ROOT / LOG).read_text())
+    raise SystemExit(f"Expected the service to serve within {READY_WITHIN_S:.0f} s. Received: its log, above.")
+
+
+def read_log() -> list[dict[str, Any]]:
+    """The whole lines of the service's log."""
+    lines = (ROOT / LOG).read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+def ask(addresses: Addresses, photographs: list[Path]) -> None:
+    """Ask about each photograph and print the answers."""
+    print(f"{'image':<12} {'label':<28} {'probability':>11}   {'milliseconds':<40}")
+    embeddings = []
+    with Client(addresses.grpc) as client:
+        for photograph in photographs:
+            response = client.analyze([ROOT / photograph], model="imagenet", answers=["labels", "embedding"], top_k=3)
+            (analysis,) = response.answers()
+            assert analysis.embedding is not None
+            embeddings.append(analysis.embedding)
+            timing = response.timing
+            stages = f"decode {timing.decode_ms:.1f}, queue {timing.queue_ms:.1f}, infer {timing.infer_ms:.1f}"
+            for index, label in enumerate(analysis.labels):
+                name, where = (photograph.name, stages) if index == 0 else ("", "")
+                print(f"{name:<12} {label.name:<28} {label.probability:>10.1%}    {where}".rstrip())
+    a, b = embeddings
+    cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+    print(f"\ncosine between the two embeddings ({len(a)} numbers each): {cosine:.3f}")
+
+
+def serve_on(addresses: Addresses, photographs: list[Path]) -> None:
+    """Say how to ask the service, and wait for Ctrl-C."""
+    print(f"\nAsk it yourself:\n  .venv/bin/vertebra-client classify {addresses.grpc} {photographs[0]}")
+    print("\nServing until Ctrl-C.", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The service against what this machine could do at most, and against gRPC that does nothing, in interleaved rounds.
+
+    python -m tests.benchmarks.serving --repository .demo/models [--images FOLDER]
+
+limit    our decode in threads, pipelined with the engine at its best batch size: no wire, no queue, no caller
+echo     a bare grpc.aio server: the same bytes in, the same number of bytes out
+service  vertebra-serve in a process of its own; the callers are coroutines of this process and share the cores with it
+
+Every figure is the median of the rounds. Ratios are of figures of the same round.
+"""
+
+# grpcio's types are generic in its stubs alone.
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from grpc import aio
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import bundle as bundles
+from service import cpu, image
+from service.engine import Engine
+from service.repository import scan
+from tests.benchmarks import echo, pictures, results
+from vertebra.v1 import vision_pb2, vision_pb2_grpc
+
+CALLERS = (1, 16)
+BATCH_SIZES = (1, 2, 4, 8, 16)
+OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What callers saw, and the CPU time that one request cost on each side."""
+
+    images_per_s: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_ms: float
+    client_cpu_ms: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
+    parser.add_argument(
+        "--images", type=Path, help="a folder of JPEG files; cuts of scikit-learn's photographs if none"
+    )
+    parser.add_argument("--count", type=int, default=200, help="how many images a cell is measured on")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    files = pictures.read(arguments.images, arguments.count)
+    (path,) = scan(arguments.repository).values()
+    bundle = bundles.load(path)
+    engine = Engine(bundle.graph, cpu.usable())
+    batch = best_batch(bundle, engine, files)
+    rounds = []
+    with served(arguments.repository) as (server, grpc_address, metrics_address):
+        requests = [request_for(file) for file in files]
+        answer_bytes = asyncio.run(one_answer(grpc_address, requests[0]))
+        with echoing(answer_bytes) as (echo_server, echo_address):
+            for number in range(arguments.rounds):
+                figures: dict[str, object] = {"limit": limit(bundle, engine, files, batch)}
+                for callers in CALLERS:
+                    figures[f"echo_{callers}"] = asdict(load_echo(echo_server, echo_address, requests, callers))
+                    figures[f"service_{callers}"] = asdict(load_service(server, grpc_address, requests, callers))
+                rounds.append(figures)
+                print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        stages = stage_means(metrics_address)
+    summary = summarise(rounds)
+    facts = {
+        "images": len(files),
+        "image_bytes_median": statistics.median(map(len, files)),
+        "answer_bytes": answer_bytes,
+        "best_batch": batch,
+        "stage_mean_ms": stages,
+    }
+    file = results.keep("serving", {"facts": facts, "summary": summary, "rounds": rounds})
+    print(table(summary, stages))
+    print(f"kept in {file}")
+
+
+def request_for(file: bytes) -> bytes:
+    answers = [vision_pb2.Answer.ANSWER_LOGITS, vision_pb2.Answer.ANSWER_EMBEDDING]
+    request = vision_pb2.AnalyzeRequest(images=[vision_pb2.Image(encoded=file)], answers=answers)
+    return request.SerializeToString()
+
+
+def best_batch(bundle: bundles.Bundle, engine: Engine, files: Sequence[bytes]) -> int:
+    """The batch size at which an image takes the engine the least time; the median of five."""
+    pixels = np.stack([image.read(file, bundle.geometry, image.ImageLimits()) for file in files[: BATCH_SIZES[-1]]])
+    engine.warm_up(BATCH_SIZES)
+
+    def seconds(size: int) -> float:
+        started_s = time.perf_counter()
+        engine.run(pixels[:size])
+        return (time.perf_counter() - started_s) / size
+
+    return min(BATCH_SIZES, key=lambda size: statistics.median(seconds(size) for _ in range(5)))
+
+
+def limit(bundle: bundles.Bundle, engine: Engine, files: Sequence[bytes], batch: int) -> float:
+    """Images a second of decode and engine alone: decoders work ahead while the engine runs."""
+    with ThreadPoolExecutor(cpu.usable()) as decoders:
+        started_s = time.perf_counter()
+        limits = image.ImageLimits()
+        decoded = [decoders.submit(image.read, file, bundle.geometry, limits) for file in files]
+        for start in range(0, len(files), batch):
+            engine.run(np.stack([each.result() for each in decoded[start : start + batch]]))
+        return len(files) / (time.perf_counter() - started_s)
+
+
+def load_service(server: psutil.Process, address: str, requests: Sequence[bytes], callers: int) -> Load:
+    method = "/vertebra.v1.Vision/Analyze"
+    return asyncio.run(load(server, address, method, requests, callers))
+
+
+def load_echo(server: psutil.Process, address: str, requests: Sequence[bytes], callers: int) -> Load:
+    return asyncio.run(load(server, address, echo.METHOD, requests, callers))
+
+
+async def load(server: psutil.Process, address: str, method: str, requests: Sequence[bytes], callers: int) -> Load:
+    """Closed loop: each caller sends its next request when it has the answer to the last. The first tenth warms up."""
+    async with aio.insecure_channel(address, options=OPTIONS) as channel:
+        call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        await asyncio.gather(*(call(request) for request in requests[: max(callers, len(requests) // 10)]))
+        waiting = iter(requests)
+        latencies_s: list[float] = []
+
+        async def caller() -> None:
+            for request in waiting:
+                started_s = time.perf_counter()
+                await call(request)
+                latencies_s.append(time.perf_counter() - started_s)
+
+        cpu_before_s, own_before_s, started_s = cpu_s(server), time.process_time(), time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        duration_s = time.perf_counter() - started_s
+        own_s, server_s = time.process_time() - own_before_s, cpu_s(server) - cpu_before_s
+    p50_s, p99_s = np.percentile(latencies_s, [50, 99])
+    each_ms = 1000 / len(requests)
+    return Load(len(requests) / duration_s, p50_s * 1000, p99_s * 1000, server_s * each_ms, own_s * each_ms)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def one_answer(address: str, request: bytes) -> int:
+    """The size of the service's answer; fails where the image was not answered."""
+    async with aio.insecure_channel(address, options=OPTIONS) as channel:
+        stub = vision_pb2_grpc.VisionStub(channel)
+        answer = await stub.Analyze(vision_pb2.AnalyzeRequest.FromString(request))
+    if answer.results[0].status.code:
+        raise SystemExit(f"Expected an answer. Received: {answer.results[0].status.message}")
+    return int(answer.ByteSize())
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[tuple[psutil.Process, str, str]]:
+    command = [sys.executable, "-m", "service", "--repository", str(repository)]
+    command += ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        addresses = ("", "")
+        try:
+            for text in process.stderr:
+                line = json.loads(text)
+                if line["message"] == "listening":
+                    addresses = (line["address"], line["metrics_address"])
+                if line["message"] == "serving":
+                    break
+            yield psutil.Process(process.pid), *addresses
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def echoing(answer_bytes: int) -> Iterator[tuple[psutil.Process, str]]:
+    command = [sys.executable, "-m", "tests.benchmarks.echo", str(answer_bytes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield psutil.Process(process.pid), f"127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.terminate()
+
+
+def stage_means(metrics_address: str) -> dict[str, float]:
+    """Milliseconds an image spent in each stage on average, over all rounds and numbers of callers."""
+    with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=10) as page:
+        families = {each.name: each for each in text_string_to_metric_families(page.read().decode())}
+    totals: dict[str, dict[str, float]] = {}
+    for sample in families["vertebra_stage_duration_seconds"].samples:
+        totals.setdefault(sample.labels["stage"], {})[sample.name.rsplit("_", 1)[-1]] = sample.value
+    return {stage: total["sum"] / total["count"] * 1000 for stage, total in totals.items()}
+
+
+def summarise(rounds: Sequence[dict[str, object]]) -> dict[str, dict[str, float]]:
+    """The median over the rounds of each figure, and of its ratio to the limit of the same round."""
+    limits = [float(each["limit"]) for each in rounds]  # type: ignore[arg-type]  # the one cell that is a number
+    summary: dict[str, dict[str, float]] = {"limit": {"images_per_s": statistics.median(limits)}}
+    for cell in (key for key in rounds[0] if key != "limit"):
+        loads = [Load(**each[cell]) for each in rounds]  # type: ignore[arg-type]  # as asdict() wrote it
+        summary[cell] = {
+            name: statistics.median(getattr(each, name) for each in loads) for name in Load.__dataclass_fields__
+        }
+        ratios = [each.images_per_s / limit for each, limit in zip(loads, limits, strict=True)]
+        summary[cell]["of_limit"] = statistics.median(ratios)
+    return summary
+
+
+def table(summary: dict[str, dict[str, float]], stages: dict[str, float]) -> str:
+    lines = [f"{'':<12}{'images/s':>10}{'of limit':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU':>12}{'client CPU':>12}"]
+    for cell, figures in summary.items():
+        name = cell.replace("_1", " x 1", 1)
+        if cell == "limit":
+            lines.append(f"{name:<12}{figures['images_per_s']:>10.1f}")
+            continue
+        lines.append(
+            f"{name:<12}{figures['images_per_s']:>10.1f}{figures['of_limit']:>10.2f}{figures['p50_ms']:>9.1f}"
+            f"{figures['p99_ms']:>9.1f}{figures['server_cpu_ms']:>9.2f} ms{figures['client_cpu_ms']:>9.2f} ms"
+        )
+    spent = ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items())
+    return "\n".join([*lines, f"mean milliseconds an image spent in each stage: {spent}"])
+
+
+if __name__ == "__main__":
+    main()
