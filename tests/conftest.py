@@ -19,14 +19,13 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf import json_format
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
 from service import image
-from service.bundle import crop_geometry
+from service.bundle import CropGeometry
 from vertebra.v1 import bundle_pb2
-
-SIDE_PX = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,59 +37,98 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def colours_manifest(version: int = 1) -> bundle_pb2.Manifest:
-    """The manifest of a model that names the brightest colour of an image; files and golden set are still missing."""
-    manifest = bundle_pb2.Manifest(format=1, model="colours", version=version, labels=["red", "green", "blue"])
-    manifest.created_time = "2026-01-01T00:00:00Z"
-    crop = manifest.geometry.crop
-    crop.resize_shorter_px, crop.crop_height_px, crop.crop_width_px = SIDE_PX, SIDE_PX, SIDE_PX
-    crop.interpolation = bundle_pb2.INTERPOLATION_BICUBIC
-    manifest.outputs.add(name="logits", kind=bundle_pb2.OUTPUT_KIND_LOGITS, shape=[3])
-    embedding = manifest.outputs.add(name="embedding", kind=bundle_pb2.OUTPUT_KIND_EMBEDDING, shape=[3])
-    embedding.tap, embedding.pooling, embedding.embedding_space_id = "pooled", "avg", "c0" * 32
-    manifest.graphs.add(precision=bundle_pb2.PRECISION_FP32, file="model.onnx")
-    manifest.golden.source, manifest.golden.expected_file = "generated", "golden/expected.npz"
-    manifest.golden.bounds.add(precision=bundle_pb2.PRECISION_FP32, lowest_cosine=0.9999, mean_cosine=0.9999)
-    return manifest
+@dataclass(frozen=True)
+class TinyModel:
+    """A model small enough to be written by hand: its graph, and what the graph answers.
+
+    Attributes:
+        name: The model's name.
+        labels: Its labels.
+        geometry: How its pixels are made.
+        graph: Takes `pixels`, gives `logits` and `embedding`.
+        answer: The same in NumPy, of one image: `(logits, embedding)`.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    geometry: CropGeometry
+    graph: onnx.ModelProto
+    answer: Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def colours_graph() -> onnx.ModelProto:
-    """embedding = the mean of each channel in [0, 1], logits = 10 * embedding."""
+def make_graph(geometry: CropGeometry, nodes: list[onnx.NodeProto], embedding: int, logits: int) -> onnx.ModelProto:
+    """A graph of these nodes, from `pixels` to `embedding` and `logits`, with the constants that they use."""
+    initializers = [
+        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+        helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("ten", TensorProto.FLOAT, [], [10.0]),
+        helper.make_tensor("flat", TensorProto.INT64, [2], [0, -1]),
+    ]
+    used = {name for node in nodes for name in node.input}
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", columns])
+        for name, columns in (("logits", logits), ("embedding", embedding))
+    ]
+    shape: list[str | int | None] = ["N", geometry.crop_height_px, geometry.crop_width_px, 3]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)
+    kept = [each for each in initializers if each.name in used]
+    graph = helper.make_graph(nodes, "tiny", [pixels], outputs, kept)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def colours() -> TinyModel:
+    """Names the brightest colour: embedding = the mean of each channel in [0, 1], logits = 10 * embedding."""
+    geometry = CropGeometry(8, 8, 8, bundle_pb2.INTERPOLATION_BICUBIC)
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
         helper.make_node("Div", ["mean", "white"], ["embedding"]),
         helper.make_node("Mul", ["embedding", "ten"], ["logits"]),
     ]
-    initializers = [
-        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
-        helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
-        helper.make_tensor("ten", TensorProto.FLOAT, [], [10.0]),
+
+    def answer(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        embedding = pixels.astype(np.float32).mean(axis=(0, 1)) / 255
+        return embedding * 10, embedding
+
+    return TinyModel("colours", ("red", "green", "blue"), geometry, make_graph(geometry, nodes, 3, 3), answer)
+
+
+def mirror(geometry: CropGeometry) -> TinyModel:
+    """Answers with the very pixels that it was fed: embedding = all of them, row by row."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float", "flat"], ["embedding"]),
+        helper.make_node("ReduceMean", ["float", "axes"], ["logits"], keepdims=0),
     ]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("logits", "embedding")]
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIDE_PX, SIDE_PX, 3])
-    graph = helper.make_graph(nodes, "colours", [pixels], outputs, initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+    def answer(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values = pixels.astype(np.float32)
+        return values.mean(axis=(0, 1)), values.reshape(-1)
+
+    numbers = geometry.crop_height_px * geometry.crop_width_px * 3
+    return TinyModel("mirror", ("red", "green", "blue"), geometry, make_graph(geometry, nodes, numbers, 3), answer)
 
 
-def write_colours(root: Path, version: int = 1, change: Callable[[bundle_pb2.Manifest], None] = lambda _: None) -> Path:
-    """Write the bundle `<root>/colours/<version>`, its manifest changed by `change` at the very end."""
-    path = root / "colours" / str(version)
+def write_bundle(
+    root: Path, model: TinyModel, version: int = 1, change: Callable[[bundle_pb2.Manifest], None] = lambda _: None
+) -> Path:
+    """Write the bundle `<root>/<model>/<version>`, its manifest changed by `change` at the very end."""
+    path = root / model.name / str(version)
     (path / "golden").mkdir(parents=True)
-    manifest = colours_manifest(version)
-    (path / "model.onnx").write_bytes(colours_graph().SerializeToString())
+    manifest = _manifest(model, version)
+    (path / "model.onnx").write_bytes(model.graph.SerializeToString())
     random = np.random.default_rng(0)
-    expected = []
+    answers = []
     for index in range(16):
         picture = Image.fromarray(random.integers(0, 256, (9 + index, 20, 3), np.uint8))
         name = f"golden/{index:02}.png"
         picture.save(path / name)
         manifest.golden.images.append(name)
-        geometry = crop_geometry(manifest.geometry)
-        pixels = image.read((path / name).read_bytes(), geometry, image.ImageLimits())
-        expected.append(pixels.astype(np.float32).mean(axis=(0, 1)) / 255)
-    embedding = np.stack(expected).astype(np.float32)
-    np.savez(path / "golden" / "expected.npz", logits=embedding * 10, embedding=embedding)
+        answers.append(model.answer(image.read((path / name).read_bytes(), model.geometry, image.ImageLimits())))
+    logits, embedding = (np.stack(each) for each in zip(*answers, strict=True))
+    np.savez(path / "golden" / "expected.npz", logits=logits, embedding=embedding)
+    for output, array in (("logits", logits), ("embedding", embedding)):
+        next(each for each in manifest.outputs if each.name == output).shape.append(array.shape[1])
     for file in sorted(each for each in path.rglob("*") if each.is_file()):
         data = file.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
@@ -99,6 +137,22 @@ def write_colours(root: Path, version: int = 1, change: Callable[[bundle_pb2.Man
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
     (path / "manifest.json").write_text(text)
     return path
+
+
+def _manifest(model: TinyModel, version: int) -> bundle_pb2.Manifest:
+    manifest = bundle_pb2.Manifest(format=1, model=model.name, version=version, labels=model.labels)
+    manifest.created_time = "2026-01-01T00:00:00Z"
+    manifest.geometry.crop.resize_shorter_px = model.geometry.resize_shorter_px
+    manifest.geometry.crop.crop_height_px = model.geometry.crop_height_px
+    manifest.geometry.crop.crop_width_px = model.geometry.crop_width_px
+    manifest.geometry.crop.interpolation = model.geometry.interpolation
+    manifest.outputs.add(name="logits", kind=bundle_pb2.OUTPUT_KIND_LOGITS)
+    embedding = manifest.outputs.add(name="embedding", kind=bundle_pb2.OUTPUT_KIND_EMBEDDING)
+    embedding.tap, embedding.pooling, embedding.embedding_space_id = "pooled", "avg", "c0" * 32
+    manifest.graphs.add(precision=bundle_pb2.PRECISION_FP32, file="model.onnx")
+    manifest.golden.source, manifest.golden.expected_file = "generated", "golden/expected.npz"
+    manifest.golden.bounds.add(precision=bundle_pb2.PRECISION_FP32, lowest_cosine=0.9999, mean_cosine=0.9999)
+    return manifest
 
 
 def encode(colour: tuple[int, int, int], file_format: str = "PNG", size: tuple[int, int] = (12, 10)) -> bytes:
@@ -112,7 +166,7 @@ def encode(colour: tuple[int, int, int], file_format: str = "PNG", size: tuple[i
 def repository(tmp_path: Path) -> Path:
     """A repository with the one model `colours`."""
     root = tmp_path / "models"
-    write_colours(root)
+    write_bundle(root, colours())
     return root
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,15 @@ def test_only_what_was_asked_for_is_left(tiny: Traced, path: Path, tmp_path: Pat
 def test_the_exporter_left_no_traces(path: Path) -> None:
     model = onnx.load(path)
     inner = model.graph
-    everything = (model, inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer)
+    everything: tuple[Any, ...] = (
+        model,
+        inner,
+        *inner.node,
+        *inner.input,
+        *inner.output,
+        *inner.value_info,
+        *inner.initializer,
+    )
     assert all(not each.metadata_props and not each.doc_string for each in everything)
     data = path.read_bytes()
     for trace in (b".py", b"site-packages", str(Path(__file__).parent).encode(), b"torch.export"):

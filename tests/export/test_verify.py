@@ -48,7 +48,7 @@ def test_a_perturbed_head_fails_and_is_named(tiny: Traced, tiny_bundle: Path, tm
 
 
 def test_an_answer_that_is_not_finite_fails(tiny: Traced, tiny_bundle: Path, tmp_path: Path) -> None:
-    engine = perturbed(tiny_bundle, tmp_path / "model.onnx", "head.bias", float("inf"))
+    engine = perturbed(tiny_bundle, tmp_path / "model.onnx", "head.bias", float("nan"))
     with pytest.raises(Disagreement, match=r"Expected logits at batch 1 .* Received: -1\.0"):
         verify(engine, PIXELS, program.answers(tiny.model, PIXELS), FP32)
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Service, encode, write_colours
+from tests.conftest import Service, colours, encode, write_bundle
 from vertebra.client import (
     Client,
     DeadlineExceeded,
@@ -275,7 +275,7 @@ def test_a_caller_that_goes_leaves_nothing_behind(service: Service, channel: grp
 
 
 def test_a_broken_bundle_is_named_and_the_others_serve(repository: Path, start_service: Callable[..., Service]) -> None:
-    other = write_colours(repository / "x", change=lambda manifest: setattr(manifest, "model", "shades"))
+    other = write_bundle(repository / "x", colours(), change=lambda manifest: setattr(manifest, "model", "shades"))
     other.parent.rename(repository / "shades")
     graph = repository / "shades" / "1" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")

@@ -8,7 +8,7 @@ import pytest
 from service import bundle as bundles
 from service.bundle import Bundle
 from service.engine import Engine
-from tests.conftest import write_colours
+from tests.conftest import colours, write_bundle
 from vertebra.v1 import bundle_pb2
 
 
@@ -25,4 +25,4 @@ def engine(bundle: Bundle) -> Engine:
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[Callable[[bundle_pb2.Manifest], None]], Path]:
     """Writes a bundle whose manifest was changed at the very end, and returns its folder."""
-    return lambda change: write_colours(tmp_path / "changed", change=change)
+    return lambda change: write_bundle(tmp_path / "changed", colours(), change=change)

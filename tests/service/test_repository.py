@@ -10,7 +10,7 @@ from service.errors import BadRequest, BundleError, NotFound, NotReady, SpaceMis
 from service.image import ImageLimits
 from service.metrics import Metrics
 from service.repository import Failed, Loading, Model, Ready, Repository, ServingOptions, scan
-from tests.conftest import write_colours
+from tests.conftest import colours, write_bundle
 
 OPTIONS = ServingOptions(threads=1, max_batch=6, queue_limit=8, image_limits=ImageLimits())
 
@@ -36,7 +36,7 @@ def test_batch_sizes_are_the_powers_of_two() -> None:
 
 def test_the_newest_version_is_served(repository: Path) -> None:
     for version in (2, 10):
-        write_colours(repository, version)
+        write_bundle(repository, colours(), version)
     (repository / "colours" / "11").mkdir()  # half-written: no manifest
     (repository / "colours" / "latest").mkdir()
     (repository / ".hidden" / "3").mkdir(parents=True)
@@ -87,7 +87,7 @@ async def test_another_embedding_space_is_refused(models: Repository) -> None:
 
 
 async def test_among_several_models_a_name_is_needed(repository: Path, changes: list[Model]) -> None:
-    write_colours(repository / "more", 1, lambda manifest: setattr(manifest, "model", "shades"))
+    write_bundle(repository / "more", colours(), 1, lambda manifest: setattr(manifest, "model", "shades"))
     (repository / "more" / "colours").rename(repository / "shades")
     (repository / "broken" / "1").mkdir(parents=True)
     (repository / "broken" / "1" / "manifest.json").write_text("{}")

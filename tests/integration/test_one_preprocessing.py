@@ -1,0 +1,97 @@
+"""One preprocessing: export's verification, the service and the client's raw path feed the engine the same pixels.
+
+Each path is intercepted where its pixels reach the engine. In export that is Engine.run; in a service, which is another
+process, a model that answers with the pixels that it was fed.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.console import Console
+from sklearn.datasets import load_sample_images
+
+from export import bundle
+from export.progress import Steps
+from service.engine import Arrays, Engine
+from tests.conftest import Service, mirror, write_bundle
+from tests.export.conftest import GEOMETRY, Tiny, write_run
+from vertebra.client import Client
+
+
+def digest(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).tobytes()).hexdigest()
+
+
+def write_variants(folder: Path) -> list[Path]:
+    """Odd sizes, every EXIF orientation, grey, palettes and alpha, in every format that can hold them."""
+    photograph = Image.fromarray(load_sample_images().images[1])
+    folder.mkdir()
+
+    def save(name: str, size: tuple[int, int], mode: str, orientation: int = 1) -> Path:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = photograph.resize(size).convert(mode)
+        if mode in ("LA", "RGBA"):
+            picture.putalpha(Image.linear_gradient("L").resize(size))
+        picture.save(folder / name, exif=exif)
+        return folder / name
+
+    sizes = [(33, 47), (101, 31), (640, 427), (33, 257), (31, 31), (5, 90)]
+    files = [save(f"size-{width}x{height}.jpg", (width, height), "RGB") for width, height in sizes]
+    files += [save(f"turned-{turn}.jpg", (121, 83), "RGB", turn) for turn in range(2, 9)]
+    files += [save(f"turned-{turn}.png", (121, 83), "RGB", turn) for turn in (3, 6)]
+    files += [save(f"turned-{turn}.webp", (121, 83), "RGB", turn) for turn in (5, 8)]
+    # Alpha is dropped: with one size for all, LA would be the same picture as L.
+    modes = ("1", "L", "LA", "P", "RGBA")
+    files += [save(f"{mode}.png", (77, 63 + index), mode) for index, mode in enumerate(modes)]
+    files += [save("grey.jpg", (77, 63), "L"), save("alpha.webp", (77, 63), "RGBA")]
+    return sorted(files)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return write_variants(tmp_path / "pictures")
+
+
+@pytest.fixture
+def fed_by_export(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Digests of what the engine was fed, by batch size, while a run became a bundle that the files verify."""
+    fed: list[list[str]] = []
+    run = Engine.run
+
+    def recording(self: Engine, pixels: NDArray[np.uint8]) -> Arrays:
+        fed.append([digest(each) for each in pixels])
+        return run(self, pixels)
+
+    monkeypatch.setattr(Engine, "run", recording)
+    order = bundle.Order(write_run(tmp_path / "run", Tiny()), tmp_path / "made", "tiny", files[0].parent)
+    bundle.make(order, Steps(5, Console(quiet=True)))
+    by_size: dict[int, set[str]] = {}
+    for batch in fed:
+        by_size.setdefault(len(batch), set()).update(batch)
+    return [by_size[1], by_size[3], by_size[8]]
+
+
+def test_every_path_feeds_the_engine_the_same_pixels(
+    files: list[Path], fed_by_export: list[set[str]], tmp_path: Path, start_service: Callable[..., Service]
+) -> None:
+    write_bundle(tmp_path / "models", mirror(GEOMETRY))
+    service = start_service(tmp_path / "models")
+    service.wait_for("serving")
+    decoded = [np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB")) for file in files]
+    with Client(service.address) as client:
+        by_file = client.embed(files).answers()
+        by_bytes = client.embed([file.read_bytes() for file in files]).answers()
+        by_pixels = client.embed(decoded).answers()
+    served = [digest(answer.vector.astype(np.uint8)) for answer in by_bytes]
+    assert [digest(answer.vector.astype(np.uint8)) for answer in by_file] == served
+    assert [digest(answer.vector.astype(np.uint8)) for answer in by_pixels] == served
+    assert len(set(served)) == len(files), "files that cannot be told apart prove nothing"
+    one_at_a_time, *batches = fed_by_export
+    assert one_at_a_time == set(served)
+    assert all(batch <= set(served) for batch in batches)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from export import run
+from export.errors import TargetError
+from tests.training.conftest import quiet
+from training import backbones, regimes
+from training.backbones import Card
+from training.errors import BackboneError
+
+
+def test_a_run_as_it_is_says_everything_that_its_card_does(small_run: Path, small: Card) -> None:
+    made = run.read(small_run)
+    assert made.regime.name == "as-is"
+    assert made.backbone == small.backbone
+    assert (made.geometry, made.scaling, made.labels) == (small.geometry, small.scaling, small.labels())
+    assert (made.metrics, made.data_sha256) == ({}, None)
+    assert [output.name for output in made.outputs] == ["c1", "c2", "c3", "c4", "c5", "embedding", "logits"]
+    assert {path.name for path in small_run.iterdir()} == {"weights.safetensors", "run.json", "model.pt2"}
+
+
+def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "pretrained", lambda _: pytest.fail("worked"))
+    with pytest.raises(TargetError, match=f"Expected a folder that does not exist yet. Received: {tmp_path}, which"):
+        regimes.as_is("efficientnet_lite0", tmp_path, quiet(3))
+
+
+def test_missing_weights_leave_no_run(changed_weights: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "CARDS", {"small": changed_weights})
+    with pytest.raises(BackboneError, match="to have the SHA-256"):
+        regimes.as_is("small", tmp_path / "runs/small", quiet(3))
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from export import program
+from training import backbones
+from training.backbones import Card
+from training.served import Served, describe
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+
+
+def test_it_answers_what_the_backbone_does_on_scaled_pixels(small: Card, pixels: torch.Tensor) -> None:
+    module = backbones.pretrained(small)
+    mean = torch.tensor(small.scaling.mean).reshape(1, 3, 1, 1)
+    deviation = torch.tensor(small.scaling.deviation).reshape(1, 3, 1, 1)
+    with torch.inference_mode():
+        x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+        answers = Served(module, small.backbone, small.scaling)(pixels)
+        torch.testing.assert_close(answers["logits"], module(x), rtol=1e-5, atol=1e-5)
+        assert list(answers) == ["c1", "c2", "c3", "c4", "c5", "embedding", "logits"]
+
+
+def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
+    model = program.trace(Served(backbones.pretrained(small), small.backbone, small.scaling), small.geometry)
+    outputs = {output.name: output for output in describe(model, small.backbone)}
+    for stage in small.backbone.stages:
+        output = outputs[stage.name]
+        assert (output.kind, output.tap, output.stride) == ("feature_map", stage.name, stage.stride)
+        assert output.shape == (stage.channels, 64 // stage.stride, 64 // stage.stride)
+    assert (outputs["embedding"].shape, outputs["embedding"].tap, outputs["embedding"].pooling) == (
+        (256,),
+        "pooled",
+        "avg",
+    )
+    assert outputs["logits"].shape == (5,)
+
+
+def test_scaling_is_not_among_the_weights(small: Card) -> None:
+    module = Served(backbones.pretrained(small), small.backbone, small.scaling)
+    assert all(name.startswith("backbone.") for name in module.state_dict())
