@@ -96,7 +96,7 @@ class Batcher:
     ) -> None:
         self._run = run
         self._slot = slot
-        self._batch_sizes = tuple(batch_sizes)
+        self.batch_sizes = tuple(batch_sizes)
         self._clock = clock
         self._on_batch = on_batch
         self._queue: list[_Entry] = []
@@ -201,7 +201,7 @@ class Batcher:
     def _take(self) -> list[_Entry]:
         alive: list[_Entry] = []
         now_s = self._clock()
-        while self._queue and len(alive) < self._batch_sizes[-1]:
+        while self._queue and len(alive) < self.batch_sizes[-1]:
             entry = heapq.heappop(self._queue)
             if entry.answer.done():
                 continue
@@ -215,7 +215,7 @@ class Batcher:
                 )
                 continue
             alive.append(entry)
-        size = max((size for size in self._batch_sizes if size <= len(alive)), default=0)
+        size = max((size for size in self.batch_sizes if size <= len(alive)), default=0)
         for entry in alive[size:]:
             heapq.heappush(self._queue, entry)
         if not self._queue:

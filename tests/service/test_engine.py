@@ -25,8 +25,10 @@ def test_it_says_which_provider_runs(engine: Engine) -> None:
     assert engine.provider == "CPUExecutionProvider"
 
 
-def test_warming_up_measures_an_image(engine: Engine) -> None:
-    assert 0 < engine.warm_up((1, 2, 4)) < 1
+def test_warming_up_measures_an_image_at_every_batch_size(engine: Engine) -> None:
+    measured = engine.warm_up((1, 2, 4))
+    assert list(measured) == [1, 2, 4]
+    assert all(0 < seconds < 1 for seconds in measured.values())
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
