@@ -15,6 +15,7 @@ ifneq ($(wildcard ../shared/data/imagenet-samples.tar),)
 IMAGENET_SAMPLES ?= $(abspath ../shared/data/imagenet-samples.tar)
 endif
 export IMAGENET_SAMPLES
+IMAGES = $(if $(IMAGENET_SAMPLES),--images $(IMAGENET_SAMPLES))
 
 .PHONY: demo test lint bench stubs clean
 
@@ -32,8 +33,15 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 
-bench: .venv/dev
-	$(BIN)/python -m tests.benchmarks
+bench: .venv/dev .demo/models
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python -m tests.benchmarks.startup
+	$(BIN)/python -m tests.benchmarks.decode $(IMAGES)
+	$(BIN)/python -m tests.benchmarks.engine
+	$(BIN)/python -m tests.benchmarks.serving $(IMAGES)
+
+.demo/models:
+	$(MAKE) demo ONCE=1
 
 stubs: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos \

@@ -123,8 +123,8 @@ def _bound(bundle: Bundle) -> _Bound:
 
 def _cosines(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = answers.astype(np.float64), expected.astype(np.float64)  # [N, D]
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    dots = (a * b).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        dots = (a * b).sum(axis=1)
         cosines = np.where((norms == 0) & (a == b).all(axis=1), 1.0, dots / norms)
     return np.where(np.isfinite(cosines), cosines, -1.0)

@@ -37,7 +37,7 @@ def test_the_exported_model_is_proved(bundle: Bundle, engine: Engine) -> None:
     assert all(each.lowest_cosine > 0.999999 for each in agreements)
 
 
-@pytest.mark.parametrize("bend", [0.3, float("nan")])
+@pytest.mark.parametrize("bend", [0.3, float("nan"), float("inf")])
 def test_other_answers_fail_the_proof(bundle: Bundle, engine: Engine, bend: float) -> None:
     with pytest.raises(
         BundleError,

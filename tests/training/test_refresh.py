@@ -7,6 +7,7 @@ import torch
 
 from export import program, run
 from export.errors import ProgramError, RunError
+from export.space import embedding_space_id
 from tests.training.conftest import quiet
 from training.errors import BackboneError
 from training.refresh import refresh
@@ -18,6 +19,7 @@ def test_a_refreshed_program_gives_the_same_answers(small_run: Path, monkeypatch
     described = run.read(small_run)
     model = run.read_program(small_run, described)
     before = program.answers(model, PIXELS)
+    space = embedding_space_id(described, model, described.output("embedding"))
     monkeypatch.setattr(torch, "__version__", "2.9.0")
     program.save(model, small_run / run.PROGRAM, described.weights_sha256)
     monkeypatch.undo()
@@ -26,9 +28,11 @@ def test_a_refreshed_program_gives_the_same_answers(small_run: Path, monkeypatch
 
     refresh(small_run, quiet(2))
 
-    after = program.answers(run.read_program(small_run, described), PIXELS)
+    refreshed = run.read_program(small_run, described)
+    after = program.answers(refreshed, PIXELS)
     for name, answer in before.items():
         np.testing.assert_array_equal(after[name], answer)
+    assert embedding_space_id(described, refreshed, described.output("embedding")) == space
     assert run.read(small_run) == described
 
 

@@ -1,0 +1,76 @@
+"""vertebra-export: flags and environment to an order, and what came of it to a person; makes nothing itself."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+
+from export import command
+from export.progress import Steps
+
+if TYPE_CHECKING:
+    from export.verify import Verification
+
+
+class Export(BaseSettings):
+    """Make a bundle of a run: an ONNX graph, verified against torch, that vertebra-serve serves.
+
+    A setting is taken from its flag, else from its variable (VERTEBRA_REPOSITORY).
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="VERTEBRA_",
+        extra="forbid",
+        cli_prog_name="vertebra-export",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    run: CliPositionalArg[Path] = Field(description="Folder of a run, as vertebra-train makes it.")
+    repository: Path = Field(
+        description="Folder of <model>/<version>/ bundles that receives the bundle; made where there is none."
+    )
+    name: str | None = Field(
+        None, description="Name of the model. None means the run folder's; give one to serve it under another."
+    )
+    golden: Path | None = Field(
+        None,
+        description="Folder of JPEG, PNG or WebP images, at least 16, that prove the bundle wherever it is loaded. "
+        "None means generated ones; images like those to be served prove more.",
+    )
+
+    def cli_cmd(self) -> None:
+        """Make the bundle, then print where it lies and how near it came to torch."""
+        steps = Steps(6, Console(stderr=True))
+        with steps.step("load torch"):
+            # Here, so that --help answers at once and these seconds are seen as a step.
+            from export import bundle  # noqa: PLC0415
+
+        order = bundle.Order(self.run, self.repository, self.name or self.run.resolve().name, self.golden)
+        made = bundle.make(order, steps)
+        print(_table(made.verifications))
+        print(f"\nWrote {made.path}. Serve it with: vertebra-serve --repository {self.repository}")
+
+
+def _table(verifications: Sequence["Verification"]) -> str:
+    lines = ["output      batch   lowest cosine   largest difference   top-1 agreement"]
+    for each in verifications:
+        top1 = f"{each.top1_agreement:.1%}" if each.output == "logits" else ""
+        cosine, difference = f"{each.lowest_cosine:.7f}", f"{each.largest_difference:.1e}"
+        lines.append(f"{each.output:<12}{each.batch_size:>5}{cosine:>16}{difference:>21}{top1:>18}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the program; see command.run for the exit status."""
+    return command.run(Export)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Runs a program's command line and tells a person in one line what went wrong; does not know what the program does."""
+
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp
+
+from export.errors import ExportError
+from service.errors import VertebraError
+
+FAILED = 2
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+
+def run(program: type[BaseSettings], expected: type[Exception] = ExportError) -> int:
+    """Fill the program's settings from flags and environment, run its `cli_cmd`, and answer with an exit status.
+
+    Args:
+        program: The settings; `cli_prog_name` of their configuration is the program's name.
+        expected: The root of the errors that the program raises on purpose, beside export's and the service's.
+
+    Returns:
+        0, 2 where what was asked for cannot be done, or 130 after Ctrl-C. Wrong flags exit with 2 at once.
+    """
+    name = program.model_config.get("cli_prog_name")
+    try:
+        CliApp.run(program)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = str(first["loc"][-1]).replace("_", "-")
+        sys.stderr.write(f"{name}: error: --{flag}: {first['msg']}\n")
+        return FAILED
+    except (expected, ExportError, VertebraError, OSError) as error:
+        sys.stderr.write(f"{name}: error: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted\n")
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,38 @@
+"""Tells a person which step runs and for how long; does not know what the steps do."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class Steps:
+    """The named steps of one command, counted.
+
+    On a terminal a step shows a moving bar and its time while it runs; a log file gets only the line of each finished
+    step: `  3/6  convert to ONNX            12.4 s`. How far torch is with an export cannot be asked, so the bar moves
+    without an end.
+
+    Args:
+        total: How many steps there will be.
+        console: Where to write.
+    """
+
+    def __init__(self, total: int, console: Console) -> None:
+        self._total = total
+        self._console = console
+        self._done = 0
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show that the step `name` runs while the block does, and how long it took. A failed step leaves no line."""
+        self._done += 1
+        place = f"{self._done:>3}/{self._total}  {name}"
+        started = time.perf_counter()
+        columns = (TextColumn("{task.description}"), SpinnerColumn(), BarColumn(20), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
+            bar.add_task(f"{place:<32}", total=None)
+            yield
+        self._console.print(f"{place:<32}{time.perf_counter() - started:>7.1f} s", highlight=False, markup=False)

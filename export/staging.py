@@ -1,0 +1,43 @@
+"""Writes a folder whole or not at all; knows nothing of what is in it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from export.errors import TargetError
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise TargetError where `target` exists: asked before hours of work, and again when it ends."""
+    if target.exists():
+        raise TargetError(f"Expected a folder that does not exist yet. Received: {target}, which does.")
+
+
+@contextmanager
+def staged(target: Path, beside: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends and vanishes when the block raises.
+
+    Args:
+        target: What the folder becomes, by one rename. It must not exist.
+        beside: Where the folder lies until then, on the file system of `target`. Its name begins with a dot, and
+            readers pass over such names.
+
+    Yields:
+        The folder, empty.
+
+    Raises:
+        TargetError: The target exists.
+    """
+    refuse_existing(target)
+    folder = beside / f".{target.name}-{uuid4().hex}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        refuse_existing(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    # Whatever ends the block, Ctrl-C too; after the rename there is nothing left to remove.
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

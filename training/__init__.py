@@ -1,0 +1,1 @@
+"""Makes runs: a pretrained backbone, as it is or adapted to images."""

@@ -1,0 +1,37 @@
+"""Rebuilds what a run derives from its weights, for the torch that is installed; learns nothing."""
+
+from pathlib import Path
+
+from export import program, run
+from export.progress import Steps
+from training import backbones
+from training.errors import BackboneError
+from training.served import Served
+
+
+def refresh(path: Path, steps: Steps) -> None:
+    """Rebuild the program of a run from its weights and its description.
+
+    Args:
+        path: The run's folder.
+        steps: Tells of the two steps.
+
+    Raises:
+        BackboneError: The weights do not fit the backbone's architecture.
+        RunError: The folder is no run, or was changed.
+    """
+    with steps.step("read the run"):
+        described = run.read(path)
+        module = Served(
+            backbones.build(described.backbone.architecture, len(described.labels)),
+            described.backbone,
+            described.scaling,
+        )
+        try:
+            module.load_state_dict(run.read_weights(path))
+        except RuntimeError as error:
+            raise BackboneError(
+                f"Expected the weights in {path} to fit {described.backbone.architecture}. Received: {error}"
+            ) from error
+    with steps.step("trace the model"):
+        run.replace_program(path, described, program.trace(module, described.geometry))

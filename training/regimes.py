@@ -1,0 +1,45 @@
+"""How a backbone becomes a model: today as it is; does not know what is served of it."""
+
+from pathlib import Path
+
+from export import program, run, staging
+from export.progress import Steps
+from training import backbones
+from training.served import Served, describe
+
+
+def as_is(name: str, out: Path, steps: Steps) -> run.Run:
+    """Make a run of a published model as it is: same data, same purpose, nothing to learn.
+
+    Args:
+        name: The backbone's name.
+        out: The run's folder, which must not exist.
+        steps: Tells of the three steps.
+
+    Returns:
+        The run.
+
+    Raises:
+        BackboneError: There is no such backbone, or its weights are not what its card says.
+        TargetError: The folder exists.
+    """
+    card = backbones.card(name)
+    staging.refuse_existing(out)
+    with steps.step("load pretrained weights"):
+        module = Served(backbones.pretrained(card), card.backbone, card.scaling)
+    with steps.step("trace the model"):
+        model = program.trace(module, card.geometry)
+    with steps.step("write the run"):
+        made = run.Run(
+            regime=run.Decision(name="as-is", reason="asked for: the published model with its own classes"),
+            backbone=card.backbone,
+            geometry=card.geometry,
+            scaling=card.scaling,
+            labels=card.labels(),
+            outputs=describe(model, card.backbone),
+            metrics={},
+            data_sha256=None,
+            weights_sha256=run.digest(model),
+        )
+        run.write(out, made, model)
+    return made
