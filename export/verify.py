@@ -22,8 +22,8 @@ class Bound:
     mean_cosine: float
 
 
-# A cosine forgives one wrong number among a thousand. No number of an fp32 graph may differ by more than this part of the
-# largest one; EfficientNet-Lite0 differs by a millionth.
+# A cosine forgives one wrong number among a thousand: no number of an fp32 graph may differ by more than this part of
+# the largest one. EfficientNet-Lite0 differs by a millionth.
 LARGEST_FP32_DIFFERENCE = 1e-3
 
 

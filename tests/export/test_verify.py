@@ -47,6 +47,15 @@ def test_a_perturbed_head_fails_and_is_named(tiny: Traced, tiny_bundle: Path, tm
         verify(engine, PIXELS, program.answers(tiny.model, PIXELS), FP32)
 
 
+def test_one_wrong_number_that_a_cosine_forgives_fails(tiny: Traced, tiny_bundle: Path) -> None:
+    expected = dict(program.answers(tiny.model, PIXELS))
+    expected["embedding"] = expected["embedding"].copy()
+    expected["embedding"][3, 0] += 0.004 * np.abs(expected["embedding"]).max()
+    message = r"Expected no number of embedding at batch 1 to differ .* more than [\d.]+\. Received: [\d.]+"
+    with pytest.raises(Disagreement, match=message):
+        verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, expected, FP32)
+
+
 def test_an_answer_that_is_not_finite_fails(tiny: Traced, tiny_bundle: Path, tmp_path: Path) -> None:
     engine = perturbed(tiny_bundle, tmp_path / "model.onnx", "head.bias", float("nan"))
     with pytest.raises(Disagreement, match=r"Expected logits at batch 1 .* Received: -1\.0"):
