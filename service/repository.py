@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 # When to ask again for a model that is being loaded.
 _LOADING_RETRY_S = 0.5
-# How much longer an image may take at a smaller batch size for that to be the better one.
-_HARDLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ class Model:
 class _Loaded:
     bundle: Bundle
     engine: Engine
-    batch_sizes: tuple[int, ...]
-    seconds_per_image: float
+    seconds_per_image: Mapping[int, float]  # by batch size
 
 
 class Repository:
@@ -215,9 +212,9 @@ class Repository:
         batcher = Batcher(
             loaded.engine.run,
             self._slot,
-            batch_sizes=loaded.batch_sizes,
+            batch_sizes=tuple(loaded.seconds_per_image),
             limit=self._options.queue_limit,
-            seconds_per_image=loaded.seconds_per_image,
+            seconds_per_image=min(loaded.seconds_per_image.values()),
             on_batch=partial(self._metrics.batch, name),
         )
         batcher.start()
@@ -267,25 +264,7 @@ def _load(name: str, path: Path, options: ServingOptions) -> _Loaded:
     engine = Engine(bundle.graph, options.threads)
     seconds_per_image = engine.warm_up(options.batch_sizes)
     golden.prove(bundle, engine)
-    largest = worthwhile_batch(seconds_per_image)
-    batch_sizes = tuple(size for size in options.batch_sizes if size <= largest)
-    return _Loaded(bundle, engine, batch_sizes, seconds_per_image[largest])
-
-
-def worthwhile_batch(seconds_per_image: Mapping[int, float]) -> int:
-    """The largest batch size worth running: the smallest at which an image takes hardly longer than at the best.
-
-    A larger batch makes everybody in it wait for the whole of it, and on a CPU it leaves the caches: with Lite0 on two
-    cores an image takes a third longer at 16 than at 2.
-
-    Args:
-        seconds_per_image: What the warm-up measured, by batch size.
-
-    Returns:
-        One of the batch sizes.
-    """
-    enough_s = min(seconds_per_image.values()) * (1 + _HARDLY)
-    return min(size for size, seconds in seconds_per_image.items() if seconds <= enough_s)
+    return _Loaded(bundle, engine, seconds_per_image)
 
 
 def _info(ready: Ready) -> dict[str, str]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from service.engine import Engine
+from service.engine import Arrays, Engine
 from service.errors import BundleError
 
 
@@ -25,10 +26,30 @@ def test_it_says_which_provider_runs(engine: Engine) -> None:
     assert engine.provider == "CPUExecutionProvider"
 
 
-def test_warming_up_measures_an_image_at_every_batch_size(engine: Engine) -> None:
-    measured = engine.warm_up((1, 2, 4))
-    assert list(measured) == [1, 2, 4]
-    assert all(0 < seconds < 1 for seconds in measured.values())
+@pytest.mark.parametrize(
+    ("milliseconds", "worth"),
+    [
+        ({1: 9.0, 2: 16.0, 4: 32.4, 8: 88.0}, [1, 2]),
+        ({1: 9.0, 2: 12.0, 4: 16.0, 8: 24.0}, [1, 2, 4, 8]),
+        ({1: 9.0, 2: 17.9, 4: 20.0, 8: 20.0}, [1]),
+    ],
+)
+def test_warming_up_stops_at_the_first_batch_size_that_does_not_pay(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float], worth: list[int]
+) -> None:
+    now_s, runs = [0.0], []
+
+    def run(pixels: NDArray[np.uint8]) -> Arrays:
+        runs.append(len(pixels))
+        now_s[0] += milliseconds[len(pixels)] / 1000
+        return {}
+
+    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr("service.engine.time.perf_counter", lambda: now_s[0])
+    measured = engine.warm_up((1, 2, 4, 8))
+    assert list(measured) == worth
+    assert measured == pytest.approx({size: milliseconds[size] / size / 1000 for size in worth})
+    assert set(worth) <= set(runs)
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:

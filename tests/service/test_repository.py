@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from service.errors import BadRequest, BundleError, NotFound, NotReady, SpaceMismatch
 from service.image import ImageLimits
 from service.metrics import Metrics
-from service.repository import Failed, Loading, Model, Ready, Repository, ServingOptions, scan, worthwhile_batch
+from service.repository import Failed, Loading, Model, Ready, Repository, ServingOptions, scan
 from tests.conftest import colours, write_bundle
 
 OPTIONS = ServingOptions(threads=1, max_batch=6, queue_limit=8, image_limits=ImageLimits())
@@ -32,14 +32,6 @@ async def models(repository: Path, changes: list[Model]) -> AsyncIterator[Reposi
 
 def test_batch_sizes_are_the_powers_of_two() -> None:
     assert OPTIONS.batch_sizes == (1, 2, 4)
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "expected"),
-    [({1: 9.0, 2: 8.0, 4: 8.2, 8: 11.0}, 2), ({1: 9.0, 2: 6.0, 4: 4.0, 8: 3.0}, 8), ({1: 3.1, 2: 3.0}, 1)],
-)
-def test_the_largest_batch_is_the_smallest_that_pays(milliseconds: dict[int, float], expected: int) -> None:
-    assert worthwhile_batch({size: ms / 1000 for size, ms in milliseconds.items()}) == expected
 
 
 def test_the_newest_version_is_served(repository: Path) -> None:
