@@ -4,7 +4,7 @@
 #   make test             lint, types and the whole test suite
 #   make bench            the figures of the README, kept as JSON in tests/benchmarks/results/
 #
-#   TORCH_INDEX=URL       take torch and torchvision from another index, for example one with CPU builds
+#   TORCH_INDEX=URL       a second package index: its CPU builds of torch and torchvision (2.14.1+cpu) are preferred
 #   IMAGENET_SAMPLES=PATH one image for each ImageNet class, for the accuracy test (a folder or its .tar)
 
 SHELL := /bin/bash
@@ -57,8 +57,7 @@ clean:
 
 .venv/demo: .venv/bin/python pyproject.toml
 	@echo "Installing the demo: about 6 GB on disk, most of it torch and its CUDA libraries. Minutes, the first time."
-	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) 'torch>=2.14.1,<2.15' 'torchvision==0.29.1')
-	$(BIN)/pip install -e '.[demo]'
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[demo]'
 	@touch $@
 
 .venv/dev: .venv/demo
