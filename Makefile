@@ -33,14 +33,14 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 
-bench: .venv/dev .demo/models
+bench: .venv/dev .demo/models/imagenet/1/manifest.json
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python -m tests.benchmarks.decode $(IMAGES)
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.serving $(IMAGES)
 
-.demo/models:
+.demo/models/imagenet/1/manifest.json:
 	$(MAKE) demo ONCE=1
 
 stubs: .venv/dev
@@ -52,11 +52,11 @@ stubs: .venv/dev
 clean:
 	rm -rf .venv .demo build
 
-.venv/bin/python:
+.venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-.venv/demo: .venv/bin/python pyproject.toml
-	@echo "Installing the demo: about 6 GB on disk, most of it torch and its CUDA libraries. Minutes, the first time."
+.venv/demo: .venv/bin/pip pyproject.toml
+	@echo "Installing the demo. With torch's CUDA libraries it takes 6 GB and, the first time, minutes."
 	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[demo]'
 	@touch $@
 

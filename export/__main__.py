@@ -42,7 +42,7 @@ class Export(BaseSettings):
     golden: Path | None = Field(
         None,
         description="Folder of JPEG, PNG or WebP images, at least 16, that prove the bundle wherever it is loaded. "
-        "None means generated ones; images like those to be served prove more.",
+        "None means generated ones; the graph is verified on them too, and images like those to be served prove more.",
     )
 
     def cli_cmd(self) -> None:

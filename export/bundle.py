@@ -6,8 +6,7 @@ from pathlib import Path
 
 from export import golden, graph, package, program, run, staging, verify
 from export.progress import Steps
-from service import bundle, cpu
-from service import golden as proof
+from service import bundle, cpu, proof
 from service.engine import Engine
 from service.image import ImageLimits
 
@@ -65,7 +64,7 @@ def make(order: Order, steps: Steps) -> Made:
             graph.convert(model, package.OUTPUTS, source.geometry, folder / package.GRAPH)
         with steps.step("verify against torch"):
             engine = Engine(folder / package.GRAPH, cpu.usable())
-            found = verify.verify(engine, images.pixels, expected, verify.FP32)
+            found = verify.verify(engine, images.pixels, expected)
         with steps.step("package and prove"):
             package.write(folder, identity, package.Contents(source, model, images, expected, found))
             written = bundle.load(folder)

@@ -1,5 +1,6 @@
 """Runs a program's command line and tells a person in one line what went wrong; does not know what the program does."""
 
+import signal
 import sys
 
 from pydantic import ValidationError
@@ -20,9 +21,11 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
         expected: The root of the errors that the program raises on purpose, beside export's and the service's.
 
     Returns:
-        0, 2 where what was asked for cannot be done, or 130 after Ctrl-C. Wrong flags exit with 2 at once.
+        0, 2 where what was asked for cannot be done, or 130 after Ctrl-C or SIGTERM. Wrong flags exit with 2 at once.
     """
     name = program.model_config.get("cli_prog_name")
+    # Whoever ends the program, nothing half-written stays: SIGTERM unwinds as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         CliApp.run(program)
     except ValidationError as error:

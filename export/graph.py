@@ -28,7 +28,8 @@ def convert(model: torch.export.ExportedProgram, outputs: Sequence[str], geometr
         path: The file to write.
 
     Raises:
-        GraphError: The program lacks an output, or the graph's input or an output is not what a bundle promises.
+        GraphError: The program lacks an output, the graph's input or an output is not what a bundle promises, or the
+            checker finds fault with the graph.
     """
     names = program.output_names(model)
     if missing := [name for name in outputs if name not in names]:
@@ -43,7 +44,10 @@ def convert(model: torch.export.ExportedProgram, outputs: Sequence[str], geometr
     _name_batch(graph.graph)
     _check_signature(graph.graph, geometry)
     ir.save(graph, path)
-    onnx.checker.check_model(path, full_check=True)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"Expected a graph that the ONNX checker accepts. Received: {error}") from error
 
 
 def _pruned(model: ir.Model, outputs: Sequence[str]) -> ir.Model:

@@ -16,7 +16,7 @@ from export.golden import GoldenSet
 from export.run import EMBEDDING, LOGITS, Run, geometry_message
 from export.space import embedding_space_id
 from export.verify import EIGHT_BITS, FP32, SIXTEEN_BITS, Verification
-from service.bundle import FORMAT, MANIFEST, NAME, OutputKind, Precision, sha256_of
+from service.bundle import FORMAT, MANIFEST, NAME, VERSION, OutputKind, Precision, sha256_of
 from service.engine import Arrays
 from vertebra.v1 import bundle_pb2
 
@@ -74,7 +74,7 @@ def identify(repository: Path, model: str) -> Identity:
             "Give one with --name"
         )
     folder = repository / model
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    versions = [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)] if folder.is_dir() else []
     return Identity(model, max(versions, default=0) + 1)
 
 

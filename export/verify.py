@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from export.errors import Disagreement
 from export.run import LOGITS
 from service.engine import Arrays, Engine
-from service.golden import agreement
+from service.proof import agreement
 
 BATCH_SIZES = (1, 3, 8)
 
@@ -50,14 +50,13 @@ class Verification:
     top1_agreement: float
 
 
-def verify(engine: Engine, pixels: NDArray[np.uint8], expected: Arrays, bound: Bound) -> list[Verification]:
-    """Run images at several batch sizes and compare every output with torch's.
+def verify(engine: Engine, pixels: NDArray[np.uint8], expected: Arrays) -> list[Verification]:
+    """Run an fp32 graph at several batch sizes and compare every output with torch's.
 
     Args:
         engine: The graph.
         pixels: `uint8 [images, H, W, 3]`.
         expected: For each output torch's float32 `[images, ...]` array.
-        bound: How near the answers must come.
 
     Returns:
         The measurements, an output and batch size each.
@@ -71,10 +70,10 @@ def verify(engine: Engine, pixels: NDArray[np.uint8], expected: Arrays, bound: B
         answers = _run(engine, pixels, batch_size)
         found += [_compare(name, batch_size, answers[name], expected[name]) for name in engine.outputs]
     for each in found:
-        if each.lowest_cosine < bound.lowest_cosine or each.mean_cosine < bound.mean_cosine:
+        if each.lowest_cosine < FP32.lowest_cosine or each.mean_cosine < FP32.mean_cosine:
             raise Disagreement(
                 f"Expected {each.output} at batch {each.batch_size} to have a cosine of at least "
-                f"{bound.lowest_cosine} (mean {bound.mean_cosine}) to torch's. "
+                f"{FP32.lowest_cosine} (mean {FP32.mean_cosine}) to torch's. "
                 f"Received: {each.lowest_cosine:.6f} (mean {each.mean_cosine:.6f}), "
                 f"the largest difference {each.largest_difference:.3g}."
             )

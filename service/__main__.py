@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
 import sys
+import threading
+import warnings
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -34,7 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(serve(config))
     except VertebraError as error:
         return _refuse(str(error))
+    _leave_what_cannot_be_stopped()
     return 0
+
+
+def _leave_what_cannot_be_stopped() -> None:
+    # A decoder or a disk that hangs in C would keep the interpreter waiting, long after the grace.
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        logging.getLogger(__name__).warning("leaving work that could not be stopped")
+        logging.shutdown()
+        os._exit(0)
 
 
 def _line(error: ErrorDetails) -> str:
@@ -56,6 +68,9 @@ def _configure_logging(config: Config) -> None:
         handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=config.log_level, handlers=[handler])
     logging.captureWarnings(True)
+    # What Pillow remarks on is a caller's file: its words are unbounded, and so would be the log and its registry.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.ERROR)
 
 
 class _TextFormatter(logging.Formatter):

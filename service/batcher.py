@@ -5,6 +5,7 @@ gone or whose deadline has passed leave without being computed. Only batch sizes
 """
 
 import asyncio
+import bisect
 import heapq
 import itertools
 import logging
@@ -22,8 +23,10 @@ from service.errors import BadRequest, DeadlinePassed, DeadlineUnreachable, Engi
 
 logger = logging.getLogger(__name__)
 
-# How much of the estimate of the engine's speed the newest batch makes up.
+# How much of the estimate of the engine's speed the newest batch makes up, and how far above it a batch counts at most:
+# one stall of the whole machine is no reason to refuse what comes after it.
 _NEWEST = 0.1
+_HIGHEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Slot:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def close(self) -> None:
-        """Wait for the batch that runs and end the thread."""
-        self.thread.shutdown()
+        """End the thread once the batch that runs has ended, without waiting for it."""
+        self.thread.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(order=True)
@@ -66,7 +69,7 @@ class _Entry:
     since_s: float = field(compare=False)
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -81,6 +84,7 @@ class Batcher:
         seconds_per_image: The first estimate of the engine's speed, from the warm-up.
         clock: Monotonic seconds.
         on_batch: Told the size of each batch that is run.
+        on_death: Told that the queue is served no more, which only a fault of ours can bring about.
     """
 
     def __init__(
@@ -93,20 +97,28 @@ class Batcher:
         seconds_per_image: float,
         clock: Callable[[], float] = time.monotonic,
         on_batch: Callable[[int], None] = _ignore,
+        on_death: Callable[[BaseException], None] = _ignore,
     ) -> None:
         self._run = run
         self._slot = slot
         self.batch_sizes = tuple(batch_sizes)
         self._clock = clock
         self._on_batch = on_batch
+        self._on_death = on_death
         self._queue: list[_Entry] = []
         self._numbers = itertools.count()
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._deadlines_s: list[float] = []  # of the admitted images, rising
+        self._running = 0
         self.limit = limit
-        self.admitted = 0
         self.seconds_per_image = seconds_per_image
+
+    @property
+    def admitted(self) -> int:
+        """How many images are admitted and not yet answered."""
+        return len(self._deadlines_s)
 
     @property
     def waiting(self) -> int:
@@ -116,15 +128,22 @@ class Batcher:
     def start(self) -> None:
         """Begin to serve the queue. Needs a running event loop."""
         self._task = asyncio.create_task(self._serve(), name="batcher")
+        self._task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Let the batch that runs finish, and answer those who wait with NotReady."""
         self._closing = True
         self._arrived.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._closing = True
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("the queue is served no more", exc_info=error)
+            self._on_death(error)
         while self._queue:
-            _fail(heapq.heappop(self._queue), NotReady("Expected a server that is serving. Received: it is draining."))
+            _fail(heapq.heappop(self._queue), _draining())
 
     @contextmanager
     def admit(self, images: int, deadline_s: float) -> Iterator[None]:
@@ -144,11 +163,13 @@ class Batcher:
         """
         self._check_room(images)
         self._check_deadline(images, deadline_s)
-        self.admitted += images
+        for _ in range(images):
+            bisect.insort(self._deadlines_s, deadline_s)
         try:
             yield
         finally:
-            self.admitted -= images
+            first = bisect.bisect_left(self._deadlines_s, deadline_s)
+            del self._deadlines_s[first : first + images]
 
     async def submit(self, pixels: NDArray[np.uint8], deadline_s: float) -> Row:
         """Queue one image and wait for its answers. Cancelling the wait takes the image out of the queue.
@@ -165,11 +186,23 @@ class Batcher:
             EngineFailed: The engine raised on the batch.
             NotReady: The batcher was closed.
         """
+        if self._closing:
+            raise _draining()
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         entry = _Entry(deadline_s, next(self._numbers), pixels, answer, self._clock())
         heapq.heappush(self._queue, entry)
         self._arrived.set()
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._forget(entry)
+            raise
+
+    def _forget(self, entry: _Entry) -> None:
+        # At once: under a stream of callers who go, what is left to be dropped later would grow without bound.
+        if entry in self._queue:
+            self._queue.remove(entry)
+            heapq.heapify(self._queue)
 
     def _check_room(self, images: int) -> None:
         if images > self.limit:
@@ -183,7 +216,10 @@ class Batcher:
             )
 
     def _check_deadline(self, images: int, deadline_s: float) -> None:
-        needed_s = (self.admitted + images) * self.seconds_per_image
+        # What has an earlier deadline goes first, and so does what is in the engine already. An idle engine is worth a
+        # try whatever the estimate: without one, an estimate that is too high would never be corrected.
+        ahead = bisect.bisect_right(self._deadlines_s, deadline_s)
+        needed_s = (self._running + ahead + images) * self.seconds_per_image if self.admitted else 0.0
         left_s = deadline_s - self._clock()
         if needed_s > left_s:
             raise DeadlineUnreachable(
@@ -223,23 +259,36 @@ class Batcher:
         return alive[:size]
 
     async def _answer(self, batch: list[_Entry]) -> None:
-        started_s = self._clock()
-        self._on_batch(len(batch))
-        pixels = np.stack([entry.pixels for entry in batch])  # [N, H, W, 3] uint8
+        self._running = len(batch)
         try:
-            arrays = await asyncio.get_running_loop().run_in_executor(self._slot.thread, self._run, pixels)
-        # Whatever the engine raises is answered to this batch and logged once; the queue goes on.
+            self._on_batch(len(batch))
+            started_s = self._clock()
+            arrays, infer_s = await asyncio.get_running_loop().run_in_executor(self._slot.thread, self._timed, batch)
+            self._learn(infer_s / len(batch))
+            for index, entry in enumerate(batch):
+                row = {name: array[index] for name, array in arrays.items()}
+                if not entry.answer.done():
+                    entry.answer.set_result(Row(row, started_s - entry.since_s, infer_s))
+        # Whatever goes wrong is answered to this batch and logged once; the queue goes on.
         except Exception:
-            logger.exception("the engine raised on a batch of %d", len(batch))
+            logger.exception("a batch failed", extra={"images": len(batch)})
             for entry in batch:
                 _fail(entry, EngineFailed("The engine failed on the batch of this image."))
-            return
-        infer_s = self._clock() - started_s
-        self.seconds_per_image += _NEWEST * (infer_s / len(batch) - self.seconds_per_image)
-        for index, entry in enumerate(batch):
-            if not entry.answer.done():
-                row = {name: array[index] for name, array in arrays.items()}
-                entry.answer.set_result(Row(row, started_s - entry.since_s, infer_s))
+        finally:
+            self._running = 0
+
+    def _timed(self, batch: list[_Entry]) -> tuple[Arrays, float]:
+        started_s = self._clock()
+        arrays = self._run(np.stack([entry.pixels for entry in batch]))  # [N, H, W, 3] uint8
+        return arrays, self._clock() - started_s
+
+    def _learn(self, seconds_per_image: float) -> None:
+        newest = min(seconds_per_image, _HIGHEST * self.seconds_per_image)
+        self.seconds_per_image += _NEWEST * (newest - self.seconds_per_image)
+
+
+def _draining() -> NotReady:
+    return NotReady("Expected a server that is serving. Received: it is draining.")
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

@@ -1,7 +1,8 @@
-"""Reads a manifest into a frozen, checked Bundle; neither runs its graph (engine.py) nor judges it (golden.py)."""
+"""Reads a manifest into a frozen, checked Bundle; neither runs its graph (engine.py) nor judges it (proof.py)."""
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,9 @@ from vertebra.v1 import bundle_pb2
 MANIFEST = "manifest.json"
 FORMAT = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
 MIN_GOLDEN_IMAGES = 16
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Interpolation = bundle_pb2.Interpolation
 OutputKind = bundle_pb2.OutputKind
@@ -94,6 +97,7 @@ def load(path: Path) -> Bundle:
     manifest, manifest_sha256 = _read_manifest(path)
     _check_identity(manifest)
     _check_files(path, manifest)
+    _check_bounds(manifest.golden)
     return Bundle(
         path=path,
         manifest=manifest,
@@ -139,10 +143,13 @@ def sha256_of(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> tuple[bundle_pb2.Manifest, str]:
+    # Not whatever can be opened: reading a pipe would wait for ever.
+    if not (path / MANIFEST).is_file():
+        raise BundleError(f"Expected a bundle, a folder with {MANIFEST}. Received: {path}, which has none.")
     try:
         text = (path / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"Expected a bundle, a folder with {MANIFEST}. Received: {path}, which has none.") from error
+    except OSError as error:
+        raise BundleError(f"Expected {path / MANIFEST} to be readable. Received: {error.strerror}.") from error
     try:
         manifest = json_format.Parse(text, bundle_pb2.Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
@@ -179,6 +186,8 @@ def _check_file(path: Path, file: bundle_pb2.File) -> None:
     relative = PurePosixPath(file.path)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         raise BundleError(f"Expected a path inside the bundle. Received: {file.path!r}.")
+    if (path / relative).exists() and not (path / relative).is_file():
+        raise BundleError(f"Expected {file.path} to be a file. Received: something else of that name.")
     try:
         size_bytes = (path / relative).stat().st_size
         sha256 = sha256_of(path / relative) if size_bytes == file.size_bytes else ""
@@ -188,6 +197,17 @@ def _check_file(path: Path, file: bundle_pb2.File) -> None:
         raise BundleError(f"Expected {file.path} to have {file.size_bytes} bytes. Received: {size_bytes}.")
     if sha256 != file.sha256:
         raise BundleError(f"Expected {file.path} to have the SHA-256 {file.sha256}. Received: {sha256}.")
+
+
+def _check_bounds(golden: bundle_pb2.Golden) -> None:
+    for bound in golden.bounds:
+        # A key that was left out reads as 0 and would switch the proof off; NaN would too.
+        if not (0 < bound.lowest_cosine <= 1 and 0 < bound.mean_cosine <= 1):
+            received = f"{bound.lowest_cosine} and {bound.mean_cosine}"
+            raise BundleError(f"Expected golden bounds in (0, 1]. Received: {received}.")
+    precisions = Counter(bound.precision for bound in golden.bounds)
+    if twice := [Precision.Name(precision) for precision, count in precisions.items() if count > 1]:
+        raise BundleError(f"Expected one golden bound a precision. Received: several for {twice}.")
 
 
 def _labels(manifest: bundle_pb2.Manifest) -> tuple[str, ...]:
@@ -208,4 +228,10 @@ def _output(manifest: bundle_pb2.Manifest, kind: OutputKind.ValueType) -> Output
             f"Received: {[(output.name, list(output.shape)) for output in found]}."
         )
     output = found[0]
+    if [each.name for each in manifest.outputs].count(output.name) != 1:
+        raise BundleError(f"Expected outputs of different names. Received: {output.name!r} twice.")
+    if kind == OutputKind.OUTPUT_KIND_EMBEDDING and not _SHA256.fullmatch(output.embedding_space_id):
+        raise BundleError(
+            f"Expected an embedding space id of 64 hexadecimal digits. Received: {output.embedding_space_id!r}."
+        )
     return Output(output.name, output.kind, tuple(output.shape), output.embedding_space_id)

@@ -37,21 +37,24 @@ class Config(BaseSettings):
         "127.0.0.1:8002",
         description="Where /metrics listens on HTTP, host:port. Port 0 takes a free one. In a container: 0.0.0.0:8002.",
     )
-    threads: Annotated[int, Field(ge=0)] = Field(
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="Threads of the engine, and as many that decode. 0 means the CPUs of the cgroup's quota."
     )
     max_batch: Annotated[int, Field(ge=1, le=128)] = Field(
         16,
-        description="Most images run at once. More trades latency for throughput on a GPU; on a CPU 8 to 16 is best.",
+        description="Most images run at once; the warm-up finds out which sizes up to it pay. More may pay on a GPU.",
     )
     queue_limit: Annotated[int, Field(ge=1)] = Field(
         128, description="Images of a model admitted and not yet answered; more are refused. Bounds latency and memory."
     )
     max_images: Annotated[int, Field(ge=1)] = Field(64, description="Most images in a request. At most queue_limit.")
-    max_request_bytes: Annotated[int, Field(ge=1)] = Field(64 * 2**20, description="Largest request, in bytes.")
+    max_request_bytes: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        64 * 2**20, description="Largest request, in bytes."
+    )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(16 * 2**20, description="Largest encoded image, in bytes.")
-    max_image_pixels: Annotated[int, Field(ge=1)] = Field(
-        50_000_000, description="Largest image, width times height in its header. Decoding takes 3 to 7 bytes a pixel."
+    max_image_pixels: Annotated[int, Field(ge=1, le=170_000_000)] = Field(
+        50_000_000,
+        description="Largest image, width times height in its header. Decoding takes up to 12 bytes a pixel.",
     )
     default_deadline_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="How long a caller who names no deadline waits, in seconds."
@@ -87,6 +90,9 @@ class Config(BaseSettings):
         file = os.environ.get(_FILE_VARIABLE)
         if file is None:
             return init_settings, env_settings
-        if not Path(file).is_file():
-            raise ValueError(f"Expected {_FILE_VARIABLE} to name a TOML file. Received: {file!r}, no file.")
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        try:
+            if Path(file).is_file():
+                return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"Expected {_FILE_VARIABLE} to name a TOML file. Received: {file!r}: {error}.") from error
+        raise ValueError(f"Expected {_FILE_VARIABLE} to name a TOML file. Received: {file!r}, no file.")

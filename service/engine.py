@@ -28,6 +28,11 @@ Arrays = Mapping[str, NDArray[np.float32]]
 class Engine:
     """One graph in one session, ready to run; safe to call from any one thread at a time.
 
+    Attributes:
+        shape: `(H, W, 3)` of the pixels that it takes.
+        outputs: The names of its outputs.
+        provider: ONNX Runtime's name of what runs it.
+
     Args:
         graph: The ONNX file. Its one input is uint8 `[N, H, W, 3]`; its outputs are float32 `[N, ...]`.
         threads: How many threads one run may use, at least 1.
@@ -38,7 +43,8 @@ class Engine:
 
     def __init__(self, graph: Path, threads: int) -> None:
         try:
-            self._session = ort.InferenceSession(graph, _options(threads), providers=[CPU])
+            # From its bytes: a graph that keeps weights in files beside it would load them without a digest.
+            self._session = ort.InferenceSession(graph.read_bytes(), _options(threads), providers=[CPU])
         # ONNX Runtime's exceptions have no common base below Exception.
         except Exception as error:
             raise BundleError(f"Expected {graph.name} to load in ONNX Runtime. Received: {error}") from error
@@ -47,7 +53,9 @@ class Engine:
             received = [(each.name, each.type, each.shape) for each in inputs]
             raise BundleError(f"Expected one input, uint8 [N, H, W, 3]. Received: {received}.")
         self._input = inputs[0].name
-        self._shape = tuple(inputs[0].shape[1:])
+        self.shape = _fixed(inputs[0].shape[1:])
+        if wrong := [each.name for each in self._session.get_outputs() if each.type != "tensor(float)"]:
+            raise BundleError(f"Expected outputs of float32. Received: another type for {wrong}.")
         self.outputs: tuple[str, ...] = tuple(output.name for output in self._session.get_outputs())
         self.provider: str = self._session.get_providers()[0]
 
@@ -73,21 +81,43 @@ class Engine:
 
         Returns:
             The seconds that one image takes, for each batch size that is worth running.
+
+        Raises:
+            BundleError: The graph cannot run a batch size, or does not answer each image of it.
         """
         worth: dict[int, float] = {}
         for size in batch_sizes:
-            pixels = np.zeros((size, *self._shape), np.uint8)
-            self.run(pixels)
+            pixels = np.zeros((size, *self.shape), np.uint8)
+            self._try(pixels)
             seconds_per_image = min(self._time(pixels) for _ in range(_TIMED_RUNS)) / size
             if worth and seconds_per_image > min(worth.values()) * _PAYS:
                 break
             worth[size] = seconds_per_image
         return worth
 
+    def _try(self, pixels: NDArray[np.uint8]) -> None:
+        try:
+            answers = self.run(pixels)
+        # ONNX Runtime's exceptions have no common base below Exception.
+        except Exception as error:
+            raise BundleError(f"Expected a graph that runs a batch of {len(pixels)}. Received: {error}") from error
+        for name, array in answers.items():
+            if array.shape[:1] != (len(pixels),):
+                raise BundleError(
+                    f"Expected {name} to have a row for each of {len(pixels)} images. Received: {list(array.shape)}."
+                )
+
     def _time(self, pixels: NDArray[np.uint8]) -> float:
         started_s = time.perf_counter()
         self.run(pixels)
         return time.perf_counter() - started_s
+
+
+def _fixed(shape: Sequence[object]) -> tuple[int, ...]:
+    sides = tuple(side for side in shape if isinstance(side, int))
+    if len(sides) != 3 or sides[2] != 3:
+        raise BundleError(f"Expected an input of fixed height and width and 3 channels. Received: {list(shape)}.")
+    return sides
 
 
 def _options(threads: int) -> ort.SessionOptions:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, Web
 from service.bundle import CropGeometry, Interpolation
 from service.errors import BadImage
 
-# Opened by class, not by Image.open: no other format is ever tried, and the bound on pixels below is the only one.
+# Opened by class, not by Image.open: no other format is ever tried, and our bound on pixels comes before Pillow's.
 _READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -24,6 +24,9 @@ _READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 }
 # Modes whose conversion to 8-bit RGB loses nothing but alpha.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}
+# A progressive JPEG has about ten. Each scan goes over all pixels once more: thousands of empty ones in a small file
+# would keep a decoder busy for minutes.
+_MAX_SCANS = 100
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -103,6 +106,8 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
     name = format_of(data)
     if name is None:
         raise BadImage(f"Expected a JPEG, PNG or WebP file. Received: {len(data)} bytes that begin {data[:8]!r}.")
+    if name == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise BadImage(f"Expected a JPEG of at most {_MAX_SCANS} scans. Received: {scans}.")
     try:
         image: Image.Image = _READERS[name](io.BytesIO(data))
         _check_size(image.width, image.height, limits)
@@ -111,6 +116,8 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
         image.load()
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"Expected 1 to {limits.max_pixels} pixels. Received: {error}") from error
     # Hostile bytes make decoders raise nearly anything; whatever it is, it is this image's fault.
     except Exception as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from service import status
 from service.call import Call, current_call
-from service.errors import VertebraError
+from service.errors import BadRequest, VertebraError
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 _INTERNAL = "The server failed. Details are in its log under the request id."
 _PREFIX = "/vertebra.v1.Vision/"
+_MAX_DETAILS = 1024
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -41,6 +43,7 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.calls = Calls()
 
     async def intercept_service(
         self,
@@ -54,19 +57,19 @@ class CallInterceptor(aio.ServerInterceptor):
         # Our API is unary; gRPC's types describe the handlers of its threaded server.
         answer = cast(Unary, handler.unary_unary)
         method = handler_call_details.method.removeprefix(_PREFIX)
+        # The message is read inside the wrapper, so that bytes that are none are refused and counted like all else.
         return grpc.unary_unary_rpc_method_handler(
-            self._wrap(method, answer),
-            request_deserializer=handler.request_deserializer,
+            self._wrap(method, _reading(handler.request_deserializer, answer)),
             response_serializer=handler.response_serializer,
         )
 
     def _wrap(self, method: str, answer: Unary) -> Unary:
-        async def wrapped(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        async def wrapped(request: bytes, context: aio.ServicerContext[Any, Any]) -> Any:
             call = Call(_request_id(context))
             current_call.set(call)
             context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             # The call is recorded before its end goes out: who has heard the answer finds it in the metrics.
-            with self._recorded(method, call):
+            with self._recorded(method, call, context):
                 try:
                     return await answer(request, context)
                 except VertebraError as error:
@@ -84,29 +87,71 @@ class CallInterceptor(aio.ServerInterceptor):
         call.code = status.CODES[type(error)]
         if reason := status.REASONS.get(type(error)):
             self._metrics.rejected(call.model, reason)
-        logger.info("call refused", extra=_extra(method, call) | {"error": str(error)})
-        return _Failure(str(error), status.trailers(error))
+        # Bounded here for all of them: a caller's words may be in it, and gRPC drops statuses that are too long.
+        details = str(error)[:_MAX_DETAILS]
+        logger.info("call refused", extra=_extra(method, call) | {"error": details})
+        return _Failure(details, status.trailers(error))
 
     @contextlib.contextmanager
-    def _recorded(self, method: str, call: Call) -> Iterator[None]:
+    def _recorded(self, method: str, call: Call, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         started_s = time.monotonic()
         self._metrics.request_started(method)
+        self.calls.started()
         try:
             yield
         except asyncio.CancelledError:
-            call.code = grpc.StatusCode.CANCELLED
+            # gRPC cancels at the deadline as well as when the caller goes.
+            late = context.time_remaining() == 0
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         finally:
+            self.calls.ended()
             duration_s = time.monotonic() - started_s
             self._metrics.request_ended(method, call.model, call.version, call.code.name, duration_s)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("call", extra=_extra(method, call) | {"duration_ms": round(duration_s * 1000, 2)})
 
 
+class Calls:
+    """Counts the calls that are being answered, for those who wait until there are none."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def started(self) -> None:
+        """Count a call in."""
+        self._number += 1
+        self._none.clear()
+
+    def ended(self) -> None:
+        """Count a call out."""
+        self._number -= 1
+        if self._number == 0:
+            self._none.set()
+
+    async def none(self) -> None:
+        """Wait until no call is being answered."""
+        await self._none.wait()
+
+
 @dataclass(frozen=True)
 class _Failure:
     details: str
     trailers: tuple[tuple[str, str], ...] = ()
+
+
+def _reading(read: Callable[[bytes], Any] | None, answer: Unary) -> Unary:
+    async def reading(request: bytes, context: aio.ServicerContext[Any, Any]) -> Any:
+        assert read is not None  # generated code always has one
+        try:
+            message = read(request)
+        except DecodeError as error:
+            raise BadRequest(f"Expected a message of vision.proto. Received: {len(request)} bytes of none.") from error
+        return await answer(message, context)
+
+    return reading
 
 
 def _request_id(context: aio.ServicerContext[Any, Any]) -> str:

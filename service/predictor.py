@@ -19,7 +19,8 @@ from service.bundle import Bundle
 from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, VertebraError
 from service.metrics import ImageResult, Metrics, Stage
 
-Source = bytes | NDArray[np.uint8]
+# An image, or why the wire's form of it is none.
+Source = bytes | NDArray[np.uint8] | BadImage
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Question:
     """What a caller asks.
 
     Attributes:
-        images: JPEG, PNG or WebP files, or upright RGB pixels `uint8 [h, w, 3]`.
+        images: JPEG, PNG or WebP files, or upright RGB pixels `uint8 [h, w, 3]`; an error stands for an image that
+            cannot be used.
         deadline_s: When the caller stops waiting, in seconds of the clock.
         top_k: How many labels to name at most; 0 where none are asked for.
         min_probability: Labels below it are left out. In [0, 1].
@@ -142,13 +144,13 @@ class Predictor:
 
     async def _pass(self, source: Source, deadline_s: float) -> _Pass:
         started_s = self._clock()
-        image_format = (image.format_of(source) or "unknown") if isinstance(source, bytes) else "pixels"
+        image_format = _format(source)
         try:
             pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, source, deadline_s)
             decode_s = self._clock() - started_s
             row = await self._batcher.submit(pixels, deadline_s)
         except BaseException as error:
-            self._metrics.image(self.bundle.name, image_format, _result_of(error))
+            self._metrics.image(self.bundle.name, image_format, _result_of(error, self._clock() >= deadline_s))
             raise
         self._metrics.image(self.bundle.name, image_format, "ok")
         stages: tuple[tuple[Stage, float], ...] = (("decode", decode_s), ("queue", row.queue_s), ("infer", row.infer_s))
@@ -157,16 +159,20 @@ class Predictor:
         return _Pass(row, decode_s)
 
     def _decode(self, source: Source, deadline_s: float) -> NDArray[np.uint8]:
+        if isinstance(source, BadImage):
+            raise source
         if self._clock() > deadline_s:
             raise DeadlinePassed("Expected a decoder within the deadline. Received: it passed while all were busy.")
         return image.read(source, self.bundle.geometry, self._limits)
 
-    def _answer(self, row: Row, question: Question) -> Answer:
+    def _answer(self, row: Row, question: Question) -> Answer | EngineFailed:
         started_s = self._clock()
-        logits = row.arrays[self.bundle.logits.name]
+        logits, embedding = row.arrays[self.bundle.logits.name], row.arrays[self.bundle.embedding.name]
+        if not (np.isfinite(logits).all() and np.isfinite(embedding).all()):
+            return EngineFailed("The engine answered this image with numbers that are not finite.")
         labels = _labels(logits, self.bundle.labels, question) if question.top_k else ()
         self._metrics.stage(self.bundle.name, "postprocess", self._clock() - started_s)
-        return Answer(labels, logits, row.arrays[self.bundle.embedding.name])
+        return Answer(labels, logits, embedding)
 
     def _timing(self, passes: Sequence[_Pass | BaseException], started_s: float) -> Timing:
         done = [each for each in passes if isinstance(each, _Pass)]
@@ -196,14 +202,21 @@ def _labels(logits: NDArray[np.float32], names: Sequence[str], question: Questio
     )
 
 
-def _result_of(error: BaseException) -> ImageResult:
+def _format(source: Source) -> str:
+    if isinstance(source, bytes):
+        return image.format_of(source) or "unknown"
+    return "unknown" if isinstance(source, BadImage) else "pixels"
+
+
+def _result_of(error: BaseException, late: bool) -> ImageResult:
     match error:
         case BadImage():
             return "bad_image"
         case DeadlinePassed():
             return "expired"
         case asyncio.CancelledError():
-            return "cancelled"
+            # gRPC cancels at the deadline as well as when the caller goes.
+            return "expired" if late else "cancelled"
         case VertebraError():
             return "dropped"
         case _:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from service import bundle as bundles
-from service import golden
+from service import proof
 from service.batcher import Batcher, Slot
 from service.bundle import Bundle, Precision
 from service.engine import Engine
@@ -77,6 +77,37 @@ class Model:
     version: int
     state: Loading | Ready | Failed
 
+    def ready(self, version: int = 0, expected_embedding_space_id: str = "") -> Ready:
+        """What answers for this model.
+
+        Args:
+            version: The version that shall answer; 0 for whichever is served.
+            expected_embedding_space_id: The space that the caller expects; empty for any.
+
+        Returns:
+            The loaded model.
+
+        Raises:
+            NotFound: Another version is served.
+            NotReady: The model is being loaded or has failed to load.
+            SpaceMismatch: It answers in another embedding space.
+        """
+        if version not in (0, self.version):
+            raise NotFound(f"Expected version {self.version} of the model {self.name!r}. Received: {version}.")
+        match self.state:
+            case Loading():
+                raise NotReady(f"Expected {self.name!r} to be ready. Received: it is being loaded.", _LOADING_RETRY_S)
+            case Failed():
+                raise NotReady(f"Expected {self.name!r} to be ready. Received: it failed to load (see ListModels).")
+            case Ready() as ready:
+                space = ready.bundle.embedding.embedding_space_id
+                if expected_embedding_space_id not in ("", space):
+                    raise SpaceMismatch(
+                        f"Expected the embedding space {expected_embedding_space_id[:64]}. "
+                        f"Received: {self.name!r} version {self.version} answers in {space}."
+                    )
+                return ready
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -118,57 +149,35 @@ class Repository:
         for name, path in self._paths.items():
             await self._load_one(name, path)
 
-    def ready(self, name: str, version: int = 0, expected_embedding_space_id: str = "") -> Ready:
-        """Find the model that shall answer.
+    def find(self, name: str) -> Model:
+        """Find a model, however it is doing.
 
         Args:
             name: The model's name; may be empty where there is exactly one.
-            version: The version that shall answer; 0 for whichever is served.
-            expected_embedding_space_id: The space that the caller expects; empty for any.
 
         Returns:
             The model.
 
         Raises:
             BadRequest: No name, and more than one model.
-            NotFound: No such model or version.
-            NotReady: It is being loaded or has failed to load.
-            SpaceMismatch: It answers in another embedding space.
+            NotFound: No such model.
         """
-        model = self._find(name)
-        if version not in (0, model.version):
-            raise NotFound(f"Expected version {model.version} of the model {model.name!r}. Received: {version}.")
-        match model.state:
-            case Loading():
-                raise NotReady(f"Expected {model.name!r} to be ready. Received: it is being loaded.", _LOADING_RETRY_S)
-            case Failed():
-                raise NotReady(f"Expected {model.name!r} to be ready. Received: it failed to load (see ListModels).")
-            case Ready() as ready:
-                space = ready.bundle.embedding.embedding_space_id
-                if expected_embedding_space_id not in ("", space):
-                    raise SpaceMismatch(
-                        f"Expected the embedding space {expected_embedding_space_id}. "
-                        f"Received: {model.name!r} version {model.version} answers in {space}."
-                    )
-                return ready
-
-    async def close(self) -> None:
-        """Answer those who wait with NotReady and let go of the threads."""
-        for model in self.models:
-            if isinstance(model.state, Ready):
-                await model.state.batcher.close()
-        self._slot.close()
-        self._decoders.shutdown()
-
-    def _find(self, name: str) -> Model:
         if name in self._models:
             return self._models[name]
-        names = ", ".join(repr(each) for each in sorted(self._models)) or "none"
+        names = ", ".join(repr(each) for each in sorted(self._models))
         if name:
             raise NotFound(f"Expected one of the models {names}. Received: {name[:64]!r}.")
         if len(self._models) != 1:
             raise BadRequest(f"Expected the name of a model, one of {names}. Received: none.")
         return next(iter(self._models.values()))
+
+    async def close(self) -> None:
+        """Answer those who wait with NotReady and let go of the threads, without waiting for what cannot be stopped."""
+        for model in self.models:
+            if isinstance(model.state, Ready):
+                await model.state.batcher.close()
+        self._slot.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _set(self, model: Model) -> None:
         self._models[model.name] = model
@@ -180,8 +189,9 @@ class Repository:
         version = int(path.name)
         loop = asyncio.get_running_loop()
         try:
-            # In the slot's thread, for the same reason as batches: one at a time on a device.
-            loaded = await loop.run_in_executor(self._slot.thread, _load, name, path, self._options)
+            # One at a time on a device, for the same reason as batches.
+            async with self._slot.lock:
+                loaded = await loop.run_in_executor(self._slot.thread, _load, name, path, self._options)
         except BundleError as error:
             logger.error("model failed to load", extra={"model": name, "version": version, "error": str(error)})
             await self._set(Model(name, version, Failed(str(error))))
@@ -207,6 +217,10 @@ class Repository:
             },
         )
 
+    def _died(self, name: str, version: int, error: BaseException) -> None:
+        failed = Model(name, version, Failed(f"Expected a queue that is served. Received: {type(error).__name__}."))
+        self._publishing = asyncio.create_task(self._set(failed))
+
     def _start(self, loaded: _Loaded) -> Ready:
         name = loaded.bundle.name
         batcher = Batcher(
@@ -216,6 +230,7 @@ class Repository:
             limit=self._options.queue_limit,
             seconds_per_image=min(loaded.seconds_per_image.values()),
             on_batch=partial(self._metrics.batch, name),
+            on_death=partial(self._died, name, loaded.bundle.version),
         )
         batcher.start()
         self._metrics.watch_queue(name, batcher.limit, lambda: batcher.waiting, lambda: batcher.admitted)
@@ -241,12 +256,15 @@ def scan(root: Path) -> dict[str, Path]:
     Raises:
         BundleError: There is no such folder, or no bundle in it.
     """
-    if not root.is_dir():
+    try:
+        paths = sorted(root.glob(f"*/*/{bundles.MANIFEST}")) if root.is_dir() else None
+    except OSError as error:
+        raise BundleError(f"Expected a model repository that can be read. Received: {error}.") from error
+    if paths is None:
         raise BundleError(f"Expected a model repository, a folder of <model>/<version>/. Received: {root}, no folder.")
     found: dict[str, Path] = {}
-    for path in sorted(root.glob(f"*/*/{bundles.MANIFEST}")):
-        version = path.parent
-        if bundles.NAME.fullmatch(version.parent.name) and version.name.isascii() and version.name.isdigit():
+    for version in (path.parent for path in paths):
+        if bundles.NAME.fullmatch(version.parent.name) and bundles.VERSION.fullmatch(version.name):
             newest = found.get(version.parent.name)
             if newest is None or int(newest.name) < int(version.name):
                 found[version.parent.name] = version
@@ -263,7 +281,7 @@ def _load(name: str, path: Path, options: ServingOptions) -> _Loaded:
         )
     engine = Engine(bundle.graph, options.threads)
     seconds_per_image = engine.warm_up(options.batch_sizes)
-    golden.prove(bundle, engine)
+    proof.prove(bundle, engine)
     return _Loaded(bundle, engine, seconds_per_image)
 
 

@@ -8,6 +8,8 @@ from service import errors
 
 # How a client is told when to try again; a client that finds none does not.
 PUSHBACK = "grpc-retry-pushback-ms"
+# Sending a request again costs both sides more than the engine needs for an image of a small model.
+_SHORTEST_PUSHBACK_MS = 20
 
 CODES: dict[type[errors.VertebraError], grpc.StatusCode] = {
     errors.BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -41,5 +43,5 @@ def number(code: grpc.StatusCode) -> int:
 def trailers(error: errors.VertebraError) -> tuple[tuple[str, str], ...]:
     """What goes with an error: when to try again, in whole milliseconds, where the error knows."""
     if isinstance(error, errors.Refused) and error.retry_after_s is not None:
-        return ((PUSHBACK, str(max(1, math.ceil(error.retry_after_s * 1000)))),)
+        return ((PUSHBACK, str(max(_SHORTEST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000)))),)
     return ()

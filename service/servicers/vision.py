@@ -1,5 +1,6 @@
 """vertebra.v1.Vision: messages to questions, answers to messages; decides nothing about images or models."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from service import status
 from service.call import current_call
-from service.errors import BadImage, BadRequest, EngineFailed
+from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed
 from service.predictor import Analysis, Answer, Label, Question, Source, Timing
 from service.repository import Failed, Model, Ready, Repository
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
@@ -134,8 +135,12 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
         self._check_size(request, len(request.images))
         ready = self._ready(request.model)
         min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
-        question = Question([_source(*each) for each in enumerate(request.images)], deadline_s, top_k, min_probability)
-        return ready, await ready.predictor.analyze(question)
+        question = Question([_source(image) for image in request.images], deadline_s, top_k, min_probability)
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
+                return ready, await ready.predictor.analyze(question)
+        except TimeoutError as error:
+            raise DeadlinePassed("Expected an answer within the deadline. Received: none yet.") from error
 
     def _time_left_s(self, context: Context) -> float:
         left_s = context.time_remaining()
@@ -148,28 +153,27 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
             raise BadRequest(f"Expected at most {self._limits.max_bytes} bytes in a request. Received: {size_bytes}.")
 
     def _ready(self, selector: vision_pb2.ModelSelector) -> Ready:
-        ready = self._repository.ready(selector.name, selector.version, selector.expected_embedding_space_id)
+        model = self._repository.find(selector.name)
         call = current_call.get()
-        call.model, call.version = ready.bundle.name, ready.bundle.version
-        return ready
+        call.model, call.version = model.name, model.version
+        return model.ready(selector.version, selector.expected_embedding_space_id)
 
 
-def _source(index: int, image: vision_pb2.Image) -> Source:
+def _source(image: vision_pb2.Image) -> Source:
     match image.WhichOneof("source"):
         case "encoded":
             return image.encoded
         case "pixels":
-            return _pixels(index, image.pixels)
+            return _pixels(image.pixels)
         case _:
-            raise BadRequest(f"Expected images[{index}] to have encoded or pixels. Received: neither.")
+            return BadImage("Expected encoded or pixels. Received: neither.")
 
 
-def _pixels(index: int, pixels: vision_pb2.Pixels) -> NDArray[np.uint8]:
+def _pixels(pixels: vision_pb2.Pixels) -> NDArray[np.uint8] | BadImage:
     shape = (pixels.height, pixels.width, 3)
     if len(pixels.data) != math.prod(shape):
-        raise BadRequest(
-            f"Expected {math.prod(shape)} bytes in images[{index}], {pixels.height} x {pixels.width} x 3. "
-            f"Received: {len(pixels.data)}."
+        return BadImage(
+            f"Expected {math.prod(shape)} bytes, {pixels.height} x {pixels.width} x 3. Received: {len(pixels.data)}."
         )
     return np.frombuffer(pixels.data, np.uint8).reshape(shape)
 
@@ -240,7 +244,9 @@ def _model(model: Model) -> vision_pb2.Model:
             )
         case Failed(error):
             state = vision_pb2.ModelState.MODEL_STATE_FAILED
-            return vision_pb2.Model(name=model.name, version=model.version, state=state, error=error)
+            # A path in it need not be UTF-8, as a message must.
+            text = error.encode("utf-8", "backslashreplace").decode()
+            return vision_pb2.Model(name=model.name, version=model.version, state=state, error=text)
         case _:
             state = vision_pb2.ModelState.MODEL_STATE_LOADING
             return vision_pb2.Model(name=model.name, version=model.version, state=state)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
+
 from service import cpu
 
 FOLDER = Path(__file__).parent / "results"
@@ -32,7 +34,8 @@ def _origin(name: str) -> dict[str, object]:
         "usable_cpus": cpu.usable(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {each: version(each) for each in ("onnxruntime-gpu", "grpcio", "pillow", "numpy")},
+        "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy")}
+        | {"onnxruntime": onnxruntime.__version__},
     }
 
 

@@ -10,7 +10,7 @@ from export import bundle, graph, package, program, run, space
 from export.errors import ExportError, ProgramError, TargetError
 from export.progress import Steps
 from service import bundle as bundles
-from service import golden as proof
+from service import proof
 from service.bundle import Precision
 from service.engine import Engine
 from tests.export.conftest import GEOMETRY, LABELS, Tiny, Traced, write_run
@@ -115,7 +115,7 @@ def test_a_run_of_another_torch_is_refused(order: bundle.Order, steps: Steps, tm
         "export.verify.verify",
         "export.package.write",
         "service.bundle.load",
-        "service.golden.prove",
+        "service.proof.prove",
         "pathlib.Path.rename",
     ],
 )

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from export import golden, program
 from export.errors import Disagreement
-from export.verify import FP32, verify
+from export.verify import verify
 from service.engine import Engine
 from tests.export.conftest import GEOMETRY, Traced
 
@@ -26,7 +26,7 @@ def perturbed(tiny_bundle: Path, target: Path, initializer: str, scale: float) -
 
 
 def test_every_output_is_measured_at_every_batch_size(tiny: Traced, tiny_bundle: Path) -> None:
-    found = verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, program.answers(tiny.model, PIXELS), FP32)
+    found = verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, program.answers(tiny.model, PIXELS))
     assert [(each.output, each.batch_size) for each in found] == [
         (output, batch_size) for batch_size in (1, 3, 8) for output in ("logits", "embedding")
     ]
@@ -44,7 +44,7 @@ def test_a_perturbed_head_fails_and_is_named(tiny: Traced, tiny_bundle: Path, tm
         r"Received: 0\.\d{6} \(mean 0\.\d{6}\), the largest difference 0\.\d+"
     )
     with pytest.raises(Disagreement, match=message):
-        verify(engine, PIXELS, program.answers(tiny.model, PIXELS), FP32)
+        verify(engine, PIXELS, program.answers(tiny.model, PIXELS))
 
 
 def test_one_wrong_number_that_a_cosine_forgives_fails(tiny: Traced, tiny_bundle: Path) -> None:
@@ -53,17 +53,17 @@ def test_one_wrong_number_that_a_cosine_forgives_fails(tiny: Traced, tiny_bundle
     expected["embedding"][3, 0] += 0.004 * np.abs(expected["embedding"]).max()
     message = r"Expected no number of embedding at batch 1 to differ .* more than [\d.]+\. Received: [\d.]+"
     with pytest.raises(Disagreement, match=message):
-        verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, expected, FP32)
+        verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, expected)
 
 
 def test_an_answer_that_is_not_finite_fails(tiny: Traced, tiny_bundle: Path, tmp_path: Path) -> None:
     engine = perturbed(tiny_bundle, tmp_path / "model.onnx", "head.bias", float("nan"))
     with pytest.raises(Disagreement, match=r"Expected logits at batch 1 .* Received: -1\.0"):
-        verify(engine, PIXELS, program.answers(tiny.model, PIXELS), FP32)
+        verify(engine, PIXELS, program.answers(tiny.model, PIXELS))
 
 
 def test_another_shape_fails(tiny: Traced, tiny_bundle: Path) -> None:
     expected = dict(program.answers(tiny.model, PIXELS))
     expected["logits"] = expected["logits"][:, :2]
     with pytest.raises(Disagreement, match=r"Expected logits as \[16, 2\]. Received: \[16, 3\]"):
-        verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, expected, FP32)
+        verify(Engine(tiny_bundle / "model.onnx", 1), PIXELS, expected)

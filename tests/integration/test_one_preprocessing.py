@@ -94,4 +94,4 @@ def test_every_path_feeds_the_engine_the_same_pixels(
     assert len(set(served)) == len(files), "files that cannot be told apart prove nothing"
     one_at_a_time, *batches = fed_by_export
     assert one_at_a_time == set(served)
-    assert all(batch <= set(served) for batch in batches)
+    assert all(batch == set(served) for batch in batches)

@@ -1,5 +1,6 @@
 """A real service process, asked through the real client: what every caller, probe and scraper sees."""
 
+import contextlib
 import threading
 import time
 import urllib.request
@@ -160,16 +161,60 @@ def test_a_wrong_request_hears_what_was_expected_and_received(
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (vision_pb2.Image(), r"Expected images\[0\] to have encoded or pixels. Received: neither"),
+        (vision_pb2.Image(), "Expected encoded or pixels. Received: neither."),
         (
             vision_pb2.Image(pixels=vision_pb2.Pixels(data=bytes(10), height=2, width=2)),
-            r"Expected 12 bytes in images\[0\], 2 x 2 x 3. Received: 10",
+            "Expected 12 bytes, 2 x 2 x 3. Received: 10.",
+        ),
+        (
+            vision_pb2.Image(pixels=vision_pb2.Pixels(height=0, width=5)),
+            "Expected pixels uint8 [h, w, 3]. Received: uint8 [0, 5, 3].",
         ),
     ],
 )
-def test_a_malformed_message_is_refused(channel: grpc.Channel, image: vision_pb2.Image, message: str) -> None:
-    with pytest.raises(grpc.RpcError, match=message):
-        vision_pb2_grpc.VisionStub(channel).Embed(vision_pb2.EmbedRequest(images=[image]))
+def test_a_malformed_image_costs_its_neighbour_nothing(
+    channel: grpc.Channel, image: vision_pb2.Image, message: str
+) -> None:
+    request = vision_pb2.EmbedRequest(images=[image, vision_pb2.Image(encoded=encode(RED))])
+    malformed, neighbour = vision_pb2_grpc.VisionStub(channel).Embed(request).results
+    assert (malformed.status.code, malformed.status.message) == (3, message)
+    assert neighbour.status.code == 0
+
+
+def test_bytes_that_are_no_message_are_refused_and_counted(service: Service, channel: grpc.Channel) -> None:
+    call: Any = channel.unary_unary("/vertebra.v1.Vision/Embed")
+    with pytest.raises(
+        grpc.RpcError, match=r"INVALID_ARGUMENT[^$]*Expected a message of vision.proto. Received: 3 bytes"
+    ):
+        call(b"\xff\xff\xff")
+    assert metric(service, "vertebra_requests_total", method="Embed", code="INVALID_ARGUMENT") == 1
+
+
+def test_a_caller_s_long_words_do_not_come_back(service: Service, client: Client) -> None:
+    with pytest.raises(FailedPrecondition, match=r"Expected the embedding space x{64}\. Received"):
+        client.embed([encode(RED)], expected_embedding_space_id="x" * 90_000)
+    assert len(str(service.wait_for("call refused"))) < 2000
+
+
+def test_a_deadline_that_passes_in_the_service_is_counted_as_such(service: Service, client: Client) -> None:
+    images = [np.zeros((100, 100, 3), np.uint8)] * 3
+    deadline_s = time.monotonic() + 60
+    # A deadline may pass on the way, too: go on until one has passed inside.
+    while metric(service, "vertebra_requests_total", method="Classify", code="DEADLINE_EXCEEDED") < 1:
+        assert time.monotonic() < deadline_s
+        with contextlib.suppress(DeadlineExceeded):
+            client.classify(images, deadline_s=0.002)
+    assert metric(service, "vertebra_requests_total", method="Classify", code="CANCELLED") == 0
+
+
+def test_a_watch_does_not_delay_the_end(service: Service, channel: grpc.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    service.process.terminate()
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    # The grace is 20 s, and nothing is being answered.
+    assert service.process.wait(timeout=15) == 0
 
 
 def test_an_unknown_answer_is_refused(channel: grpc.Channel) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.batcher import Batcher, Row, Slot
 from service.engine import Arrays
-from service.errors import BadRequest, DeadlinePassed, EngineFailed, NotReady, Overloaded
+from service.errors import BadRequest, DeadlinePassed, DeadlineUnreachable, EngineFailed, NotReady, Overloaded
 
 Pixels = NDArray[np.uint8]
 
@@ -102,6 +102,19 @@ async def test_a_cancelled_neighbour_costs_the_others_nothing(batcher: Batcher, 
     assert waiting[1].cancelled()
     assert [100] in engine.batches
     assert all(1 not in batch for batch in engine.batches), "the engine ran an image whose caller had gone"
+
+
+async def test_callers_who_go_leave_nothing_in_the_queue(batcher: Batcher, engine: FakeEngine) -> None:
+    first = await busy(batcher, engine)
+    for number in range(100):
+        waiting = asyncio.ensure_future(batcher.submit(picture(number), deadline_s=1e9))
+        await until(lambda: batcher.waiting == 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert batcher.waiting == 0
+    engine.gate.set()
+    assert value(await first) == 100
+    assert engine.batches == [[100]]
 
 
 async def test_a_caller_that_goes_while_the_engine_runs_costs_the_others_nothing(
@@ -208,13 +221,18 @@ async def test_more_images_than_there_are_places_is_never_worth_retrying(batcher
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(batcher: Batcher) -> None:
     with (
-        batcher.admit(3, deadline_s=2000.0),
-        pytest.raises(DeadlinePassed, match=r"Expected at least 4000 ms until the deadline. Received: 3500 ms"),
+        batcher.admit(3, deadline_s=1003.0),
+        pytest.raises(DeadlineUnreachable, match=r"Expected at least 4000 ms until the deadline. Received: 3500 ms"),
         batcher.admit(1, deadline_s=1003.5),
     ):
         pytest.fail("admitted work that cannot be done in time")
     with batcher.admit(3, deadline_s=1003.5):
         assert batcher.admitted == 3
+
+
+async def test_what_waits_with_a_later_deadline_is_not_in_the_way(batcher: Batcher) -> None:
+    with batcher.admit(5, deadline_s=2000.0), batcher.admit(1, deadline_s=1001.0):
+        assert batcher.admitted == 6
 
 
 async def test_the_estimate_follows_what_the_engine_really_takes(
@@ -229,6 +247,54 @@ async def test_the_estimate_follows_what_the_engine_really_takes(
     assert batcher.seconds_per_image == pytest.approx(0.25, rel=0.02)
 
 
+async def test_one_stall_does_not_close_the_door_on_all_who_come_after(
+    batcher: Batcher, engine: FakeEngine, clock: Clock
+) -> None:
+    first = await busy(batcher, engine)
+    clock.now_s += 500.0
+    engine.gate.set()
+    await first
+    assert batcher.seconds_per_image == pytest.approx(1.1)
+    # However slow the engine seems to be: while it is idle there is no other way to find out.
+    batcher.seconds_per_image = 1e6
+    with batcher.admit(1, deadline_s=clock.now_s + 0.1):
+        assert value(await batcher.submit(picture(1), deadline_s=clock.now_s + 0.1)) == 1
+
+
+async def test_a_fault_beside_the_engine_fails_its_batch_and_nothing_else(engine: FakeEngine, clock: Clock) -> None:
+    faults = [MemoryError("no room for a histogram")]
+
+    def on_batch(_: int) -> None:
+        if faults:
+            raise faults.pop()
+
+    slot = Slot()
+    batcher = Batcher(engine, slot, batch_sizes=(1,), limit=2, seconds_per_image=1.0, clock=clock, on_batch=on_batch)
+    batcher.start()
+    with pytest.raises(EngineFailed):
+        await batcher.submit(picture(1), deadline_s=2000.0)
+    assert value(await batcher.submit(picture(2), deadline_s=2000.0)) == 2
+    await batcher.close()
+    slot.close()
+
+
+async def test_the_death_of_the_queue_is_told_and_nobody_waits_for_ever(engine: FakeEngine, clock: Clock) -> None:
+    deaths: list[BaseException] = []
+    slot = Slot()
+    batcher = Batcher(
+        engine, slot, batch_sizes=(1,), limit=9, seconds_per_image=1.0, clock=clock, on_death=deaths.append
+    )
+    batcher.batch_sizes = ()  # a fault of ours: there is no size to run
+    batcher.start()
+    with pytest.raises(NotReady):
+        await asyncio.wait_for(batcher.submit(picture(1), deadline_s=2000.0), timeout=30)
+    assert [type(error) for error in deaths] == [IndexError]
+    with pytest.raises(NotReady):
+        await batcher.submit(picture(2), deadline_s=2000.0)
+    await batcher.close()
+    slot.close()
+
+
 async def test_closing_answers_those_who_wait(batcher: Batcher, engine: FakeEngine) -> None:
     first = await busy(batcher, engine)
     waiting = asyncio.ensure_future(batcher.submit(picture(1), deadline_s=2000.0))
@@ -239,6 +305,8 @@ async def test_closing_answers_those_who_wait(batcher: Batcher, engine: FakeEngi
     assert value(await first) == 100
     with pytest.raises(NotReady, match="draining"):
         await waiting
+    with pytest.raises(NotReady, match="draining"):
+        await batcher.submit(picture(2), deadline_s=2000.0)
 
 
 async def test_two_batchers_on_one_slot_never_run_at_once(engine: FakeEngine, clock: Clock) -> None:

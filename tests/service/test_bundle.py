@@ -1,6 +1,7 @@
 """A bundle loads whole or not at all, and says what is wrong with it."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_a_shorter_file_is_found(bundle: Bundle) -> None:
 def test_a_missing_file_is_found(bundle: Bundle) -> None:
     (bundle.path / "golden" / "07.png").unlink()
     with pytest.raises(BundleError, match=r"Expected the file golden/07.png in .* Received: No such file"):
+        bundles.load(bundle.path)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "golden/00.png"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(bundle: Bundle, file: str) -> None:
+    (bundle.path / file).unlink()
+    os.mkfifo(bundle.path / file)
+    with pytest.raises(BundleError, match=r"Received: .*(which has none|something else of that name)"):
         bundles.load(bundle.path)
 
 
@@ -114,6 +123,25 @@ def escape(manifest: bundle_pb2.Manifest) -> None:
     manifest.files.add(path="../../../etc/passwd", size_bytes=1)
 
 
+def set_bound(lowest: float, mean: float) -> Change:
+    def change(manifest: bundle_pb2.Manifest) -> None:
+        manifest.golden.bounds[0].lowest_cosine, manifest.golden.bounds[0].mean_cosine = lowest, mean
+
+    return change
+
+
+def repeat_bound(manifest: bundle_pb2.Manifest) -> None:
+    manifest.golden.bounds.add().CopyFrom(manifest.golden.bounds[0])
+
+
+def forget_space(manifest: bundle_pb2.Manifest) -> None:
+    manifest.outputs[1].embedding_space_id = ""
+
+
+def same_name(manifest: bundle_pb2.Manifest) -> None:
+    manifest.outputs[1].name = "logits"
+
+
 def few_golden(manifest: bundle_pb2.Manifest) -> None:
     del manifest.golden.images[3:]
 
@@ -130,6 +158,12 @@ def few_golden(manifest: bundle_pb2.Manifest) -> None:
         (drop_graphs, r"Expected at least one graph. Received: none"),
         (unlist_graph, r"Expected the manifest to list every file .* Received: no entry for \['model.onnx'\]"),
         (escape, r"Expected a path inside the bundle. Received: '../../../etc/passwd'"),
+        (set_bound(0.0, 0.99), r"Expected golden bounds in \(0, 1\]. Received: 0.0 and 0.99"),
+        (set_bound(0.9, float("nan")), r"Expected golden bounds in \(0, 1\]. Received: 0.9 and nan"),
+        (set_bound(0.9, 7.0), r"Expected golden bounds in \(0, 1\]. Received: 0.9 and 7.0"),
+        (repeat_bound, r"Expected one golden bound a precision. Received: several for \['PRECISION_FP32'\]"),
+        (forget_space, r"Expected an embedding space id of 64 hexadecimal digits. Received: ''"),
+        (same_name, r"Expected outputs of different names. Received: 'logits' twice"),
         (few_golden, r"Expected at least 16 golden images. Received: 3\."),
         (clear_crop, r"Expected a geometry of the kind crop. Received: None"),
         (set_crop(interpolation=0), r"Expected interpolation bilinear or bicubic. Received: 0"),

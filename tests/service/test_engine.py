@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from service.engine import Arrays, Engine
 from service.errors import BundleError
@@ -50,6 +50,54 @@ def test_warming_up_stops_at_the_first_batch_size_that_does_not_pay(
     assert list(measured) == worth
     assert measured == pytest.approx({size: milliseconds[size] / size / 1000 for size in worth})
     assert set(worth) <= set(runs)
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], *outputs: onnx.ValueInfoProto, height: int | str = 8) -> Path:
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", height, 8, 3])
+    graph = helper.make_graph(nodes, "odd", [pixels], list(outputs))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_output_that_does_not_answer_each_image_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Constant", [], ["debug"], value=helper.make_tensor("c", TensorProto.FLOAT, [1], [0.5]))]
+    path = save(tmp_path / "odd.onnx", nodes, helper.make_tensor_value_info("debug", TensorProto.FLOAT, [1]))
+    with pytest.raises(BundleError, match=r"Expected debug to have a row for each of 2 images. Received: \[1\]"):
+        Engine(path, threads=1).warm_up((2,))
+
+
+def test_an_output_of_another_type_is_refused(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("same", TensorProto.UINT8, ["N", 8, 8, 3])
+    path = save(tmp_path / "odd.onnx", [helper.make_node("Identity", ["pixels"], ["same"])], value)
+    with pytest.raises(BundleError, match=r"Expected outputs of float32. Received: another type for \['same'\]"):
+        Engine(path, threads=1)
+
+
+def test_an_input_of_no_fixed_height_is_refused(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "H", 8, 3])
+    node = helper.make_node("Cast", ["pixels"], ["y"], to=TensorProto.FLOAT)
+    path = save(tmp_path / "odd.onnx", [node], value, height="H")
+    with pytest.raises(BundleError, match=r"Expected an input of fixed height .* Received: \['H', 8, 3\]"):
+        Engine(path, threads=1)
+
+
+def test_weights_in_a_file_that_no_digest_covers_are_not_loaded(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones(1000, np.float32), "weight")
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["weight"], ["scale"]),
+        helper.make_node("Mul", ["float", "scale"], ["y"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 8, 8, 3])
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, 8, 3])
+    graph = helper.make_graph(nodes, "external", [pixels], [value], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").exists()
+    with pytest.raises(BundleError, match=r"Expected model.onnx to load in ONNX Runtime"):
+        Engine(path, threads=1)
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:

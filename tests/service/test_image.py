@@ -124,6 +124,24 @@ def test_decoded_pixels_go_the_same_way_as_the_file(size: tuple[int, int], file_
     np.testing.assert_array_equal(from_pixels, image.read(data, GEOMETRY, LIMITS))
 
 
+def test_a_webp_over_pillow_s_own_bound_is_refused_with_both_numbers() -> None:
+    vp8x = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16382).to_bytes(3, "little") * 2
+    frame = encoded(photograph((16, 16)), "WEBP")[12:]
+    data = b"RIFF" + struct.pack("<I", 4 + len(vp8x) + len(frame)) + b"WEBP" + vp8x + frame
+    with pytest.raises(
+        BadImage, match=r"Expected 1 to 50000000 pixels. Received: .*\b(268402689 pixels|16383 x 16383)"
+    ):
+        image.decode(data, LIMITS)
+
+
+def test_a_jpeg_of_thousands_of_empty_scans_is_refused_before_it_is_decoded() -> None:
+    progressive = encoded(photograph((64, 48)), "JPEG", progressive=True)
+    assert image.decode(progressive, LIMITS).shape == (48, 64, 3)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x05\x01"
+    with pytest.raises(BadImage, match=r"Expected a JPEG of at most 100 scans. Received: \d{4}\."):
+        image.decode(progressive[:-2] + scan * 5000 + progressive[-2:], LIMITS)
+
+
 def test_a_file_over_the_limit_of_bytes_is_refused() -> None:
     data = encoded(photograph((64, 64)), "PNG")
     with pytest.raises(BadImage, match=rf"Expected at most 100 bytes. Received: {len(data)}\."):

@@ -11,7 +11,8 @@ from pydantic_settings import CliApp
 
 from service.__main__ import main
 from service.config import Config
-from tests.conftest import Service
+from tests.conftest import Service, encode
+from vertebra.client import Client
 
 
 def test_a_flag_beats_a_variable_beats_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +83,29 @@ def test_an_occupied_port_is_one_line_and_exit_code_2(repository: Path, setting:
     expected = f"vertebra-serve: error: Expected {name} to be free. Received: {addresses[setting]}, which is in use."
     assert done.stderr.strip().splitlines()[-1] == expected
     assert "Traceback" not in done.stderr
+
+
+def test_ipv6_addresses_are_listened_on_and_logged_as_they_are_dialled(
+    repository: Path, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(repository, "--address", "[::1]:0", "--metrics-address", "[::1]:0")
+    line = service.wait_for("listening")
+    assert line["address"].startswith("[::1]:")
+    assert line["metrics_address"].startswith("[::1]:")
+    service.wait_for("serving")
+    with Client(line["address"]) as client:
+        assert client.classify([encode((255, 0, 0))], top_k=1).answers()[0].labels[0].name == "red"
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "::1:0", "127.0.0.1:\u00b2", "127.0.0.1:70000", ":8001", "unix:/tmp/x"]
+)
+def test_a_malformed_address_is_one_line_and_exit_code_2(
+    repository: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--repository", str(repository), "--metrics-address", address]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"vertebra-serve: error: Expected an address as host:port or [host]:port. Received: {address!r}."
 
 
 def test_sigterm_ends_it_with_exit_code_0(repository: Path, start_service: Callable[..., Service]) -> None:

@@ -21,7 +21,7 @@ def test_every_error_that_is_raised_is_in_the_table() -> None:
     ("error", "expected"),
     [
         (errors.Overloaded("full", 0.25), ((status.PUSHBACK, "250"),)),
-        (errors.Overloaded("full", 0.0001), ((status.PUSHBACK, "1"),)),
+        (errors.Overloaded("full", 0.0001), ((status.PUSHBACK, "20"),)),
         (errors.NotReady("failed to load"), ()),
         (errors.BadRequest("no images"), ()),
     ],

@@ -1,7 +1,5 @@
 """The real EfficientNet-Lite0, from its package to a bundle that names what is on a photograph."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -56,17 +54,3 @@ def test_batch_norms_are_folded_and_nothing_is_left_of_the_taps(served: Bundle) 
     kinds = [node.op_type for node in onnx.load(served.graph).graph.node]
     assert kinds.count("Conv") == 49
     assert set(kinds) == {"Transpose", "Cast", "Sub", "Div", "Conv", "Clip", "Add", "ReduceMean", "Gemm"}
-
-
-@pytest.mark.data
-def test_accuracy_on_the_sample_images(served: Bundle, request: pytest.FixtureRequest) -> None:
-    folder = request.config.getoption("--imagenet-samples")
-    paths = sorted(Path(folder).rglob("*.JPEG")) if folder else []
-    if len(paths) != 1000:
-        pytest.skip("needs --imagenet-samples, the folder of one image for each class")
-    engine = Engine(served.graph, threads=2)
-    right = 0
-    for index, path in enumerate(paths):
-        pixels = image.read(path.read_bytes(), served.geometry, image.ImageLimits())[None]
-        right += int(engine.run(pixels)["logits"].argmax()) == index
-    assert right / len(paths) > 0.87

@@ -1,1 +1,1 @@
-"""The generated stubs of vertebra.v1; written by `make protos`, never by hand."""
+"""The generated stubs of vertebra.v1; written by `make stubs`, never by hand."""

@@ -562,7 +562,7 @@ class Model(_message.Message):
     name: _builtins.str
     """The model's name."""
     version: _builtins.int
-    """The version that is served: the highest one in the repository. 0 where no version could be read."""
+    """The version that is served: the highest one in the repository. At least 1."""
     state: Global___ModelState.ValueType
     """Whether it answers."""
     error: _builtins.str

@@ -1,5 +1,6 @@
 """Proves that a loaded engine answers the golden images as the trained model did; decides nothing about serving."""
 
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,14 @@ def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
         The agreement of each output.
 
     Raises:
-        BundleError: An output is missing, has another shape, or lies outside a bound.
+        BundleError: The graph takes other pixels than the geometry makes; an output is missing, has another shape, or
+            lies outside a bound.
     """
+    made = (bundle.geometry.crop_height_px, bundle.geometry.crop_width_px, 3)
+    if engine.shape != made:
+        raise BundleError(
+            f"Expected a graph that takes {list(made)}, as the geometry has it. Received: {engine.shape}."
+        )
     expected = _expected(bundle)
     answers = _answers(bundle, engine)
     bound = _bound(bundle)
@@ -63,7 +70,7 @@ def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
                 received = {name: list(array.shape) for name, array in arrays.items()}
                 raise BundleError(f"Expected the {what} to give {output.name} as {list(shape)}. Received: {received}.")
         found = agreement(output.name, answers[output.name], expected[output.name])
-        if found.lowest_cosine < bound.lowest_cosine or found.mean_cosine < bound.mean_cosine:
+        if not (found.lowest_cosine >= bound.lowest_cosine and found.mean_cosine >= bound.mean_cosine):
             raise BundleError(
                 f"Expected {output.name} of the golden images to have a cosine of at least {bound.lowest_cosine} "
                 f"(mean {bound.mean_cosine}) to the trained model's. "
@@ -101,10 +108,11 @@ def _answers(bundle: Bundle, engine: Engine) -> Arrays:
 def _expected(bundle: Bundle) -> Arrays:
     name = bundle.manifest.golden.expected_file
     try:
-        with np.load(bundle.path / name, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
-        raise BundleError(f"Expected {name} to be a NumPy .npz file. Received: {error}") from error
+        with (bundle.path / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key].astype(np.float32) for key in arrays.files}
+    # What NumPy and zipfile raise for a file that is something else.
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"Expected {name} to be a NumPy .npz file of float32. Received: {error}") from error
 
 
 @dataclass(frozen=True)
