@@ -28,6 +28,8 @@ RUN, MODELS, GOLDEN, PHOTOGRAPHS = WORK / "runs/imagenet", WORK / "models", WORK
 LOG = WORK / "service.log"
 PROGRAMS = Path(sys.executable).parent
 READY_WITHIN_S = 60.0
+NO_MODEL = "no model could be loaded; staying up so that health and ListModels can say so"
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop after the answers instead of serving on")
     once = parser.parse_args().once
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # However the demo is ended, also by closing its terminal, it ends the service that it started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     started_s = time.monotonic()
+    answered = False
     try:
         photographs = copy_photographs()
         make_model(photographs)
         with service() as addresses:
             ask(addresses, photographs)
+            answered = True
             print(f"\ngRPC     {addresses.grpc}\nmetrics  http://{addresses.metrics}/metrics")
             print(f"\nThe demo's own work took {time.monotonic() - started_s:.1f} s.", flush=True)
             if not once:
                 serve_on(addresses, photographs)
     except KeyboardInterrupt:
         print("\nStopped.")
+        return 0 if answered else INTERRUPTED
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     return 0
@@ -95,8 +102,18 @@ def cut_golden(photographs: list[Path]) -> None:
 
 def run(program: str, *arguments: str) -> None:
     """Show a command and run it."""
-    print(f"$ {shlex.join([program, *arguments])}", flush=True)
-    subprocess.run([PROGRAMS / program, *arguments], cwd=ROOT, check=True)
+    command = [program, *arguments]
+    print(f"$ {shlex.join(command)}", flush=True)
+    with subprocess.Popen([PROGRAMS / program, *arguments], cwd=ROOT) as process:
+        try:
+            exit_code = process.wait()
+        except KeyboardInterrupt:
+            # It cleans up after itself, and is given the time for it.
+            process.terminate()
+            process.wait()
+            raise
+    if exit_code:
+        raise subprocess.CalledProcessError(exit_code, command)
     print(flush=True)
 
 
@@ -124,11 +141,13 @@ def wait_until_serving(process: subprocess.Popen[bytes], deadline_s: float) -> A
     """Follow the service's log until it says that it serves."""
     while time.monotonic() < deadline_s and process.poll() is None:
         lines = {line["message"]: line for line in read_log()}
+        if NO_MODEL in lines:
+            break
         if "serving" in lines:
             return Addresses(lines["listening"]["address"], lines["listening"]["metrics_address"])
         time.sleep(0.05)
     sys.stderr.write((ROOT / LOG).read_text())
-    raise SystemExit(f"Expected the service to serve within {READY_WITHIN_S:.0f} s. Received: its log, above.")
+    raise SystemExit("Expected the service to serve. Received: its log, above. `rm -r .demo` makes the model anew.")
 
 
 def read_log() -> list[dict[str, Any]]:

@@ -15,8 +15,10 @@ from vertebra.client.errors import ImageError, VertebraError
 from vertebra.client.sync import Client
 from vertebra.client.table import aligned
 
-# A request holds at most so many images, under any server's limit unless it was set very low.
+# A request holds at most so many images and bytes, under any server's limits unless they were set very low. A larger
+# file goes alone.
 CHUNK_IMAGES = 16
+CHUNK_BYTES = 32 * 2**20
 
 OK, BROKEN_IMAGE, FAILED = 0, 1, 2  # exit codes; argparse leaves with 2 as well
 INTERRUPTED = 130  # what shells make of Ctrl-C
@@ -35,13 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Client(arguments.address, deadline_s=arguments.deadline) as client:
             command: Callable[[Client, argparse.Namespace], Outcome] = arguments.command
             text, exit_code = command(client, arguments)
+        write(text)
     except OSError as error:
-        return fail(f"{error.filename}: {error.strerror}")
+        return fail(f"{error.filename or 'standard output'}: {error.strerror}")
     except VertebraError as error:
         return fail(str(error))
+    except UnicodeEncodeError as error:
+        return fail(f"Expected UTF-8. Received: {error.object!r}.")
     except KeyboardInterrupt:
         return INTERRUPTED
-    write(text)
     return exit_code
 
 
@@ -131,8 +135,17 @@ def list_models(client: Client, arguments: argparse.Namespace) -> Outcome:
     return aligned([("model", "version", "state", "precision", "provider", "error"), *rows]), OK
 
 
-def chunks(files: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (files[start : start + CHUNK_IMAGES] for start in range(0, len(files), CHUNK_IMAGES))
+def chunks(files: Sequence[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    chunk_bytes = 0
+    for file in files:
+        size_bytes = os.stat(file).st_size
+        if chunk and (len(chunk) == CHUNK_IMAGES or chunk_bytes + size_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, chunk_bytes = [], 0
+        chunk.append(file)
+        chunk_bytes += size_bytes
+    yield chunk
 
 
 def report(
@@ -149,10 +162,10 @@ def report(
     images: list[Json] = []
     for file, result in zip(arguments.files, results, strict=True):
         if isinstance(result, ImageError):
-            rows.append((file, f"error: {result.message}"))
+            rows.append((printable(file), f"error: {result.message}"))
             images.append({"file": file, "error": {"code": result.code.name, "message": result.message}})
         else:
-            rows += [(file, *cells) for cells in to_rows(result)]
+            rows += [(printable(file), *cells) for cells in to_rows(result)]
             images.append({"file": file} | to_json(result))
     if not arguments.json:
         return aligned(rows) + "\n" + summary(responses), exit_code
@@ -173,11 +186,18 @@ def summary(responses: Sequence[Response[AnswerT]]) -> str:
     return "".join(lines)
 
 
+def printable(text: str) -> str:
+    # A line break in a file's name would break the table.
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def document(value: Json) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
 def write(text: str) -> None:
+    if sys.stdout is None:  # closed by the caller, as in `>&-`
+        return
     encoding = sys.stdout.encoding
     try:
         # A file name or a label that the terminal cannot show is escaped, as Python does on stderr.

@@ -1,6 +1,5 @@
 """Whether and when a refused request is tried again; does not send, sleep or read the clock."""
 
-import math
 import re
 from collections.abc import Iterable
 
@@ -13,11 +12,15 @@ RETRYABLE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVA
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 PUSHBACK_MS = re.compile(r"[0-9]{1,10}")
 
+LONGEST_DEADLINE_S = 1e9
+
 
 def checked_deadline_s(deadline_s: float) -> float:
-    # gRPC takes infinity and NaN for a deadline that has passed, and its message does not say so.
-    if not 0 < deadline_s < math.inf:
-        raise ValueError(f"Expected a finite deadline of more than 0 seconds. Received: {deadline_s}.")
+    # gRPC takes infinity, NaN and some thousand years for a deadline that has passed, and its message does not say so.
+    if not 0 < deadline_s <= LONGEST_DEADLINE_S:
+        raise ValueError(
+            f"Expected a deadline of more than 0 and at most {LONGEST_DEADLINE_S:.0f} seconds. Received: {deadline_s}."
+        )
     return deadline_s
 
 

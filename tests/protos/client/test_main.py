@@ -117,6 +117,34 @@ def test_many_files_go_in_requests_of_sixteen(
     assert "cats version 3, 3 requests: decode 4.5 ms, queue 1.5 ms, infer 6.0 ms, total 12.0 ms\n" in out
 
 
+def test_a_request_holds_no_more_bytes_than_a_server_takes(
+    address: str, folder: Path, received: Sequence[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vertebra.client.__main__.CHUNK_BYTES", 10)
+    files = [f"{number}.jpg" for number in range(5)]
+    for file, size in zip(files, (4, 4, 4, 20, 1), strict=True):
+        (folder / file).write_bytes(b"j" * size)
+    assert main(["classify", address, *files]) == 0
+    assert [len(cast(vision_pb2.ClassifyRequest, request).images) for request in received] == [2, 1, 1, 1]
+
+
+def test_a_line_break_in_a_file_s_name_does_not_break_the_table(
+    address: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "two\nlines.jpg").write_bytes(b"jpeg")
+    assert main(["classify", address, "two\nlines.jpg", "--top-k", "1"]) == 0
+    assert "two\\nlines.jpg  tabby" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_output_that_cannot_be_written_is_one_line(address: str) -> None:
+    command = [sys.executable, "-m", "vertebra.client", "classify", address, "cat.jpg"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vertebra-client: error: standard output: No space left on device\n")
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("arguments", "message"),

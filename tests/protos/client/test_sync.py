@@ -168,9 +168,13 @@ def test_the_constructors_deadline_counts_where_the_call_has_none(address: str) 
 def test_a_wrong_deadline_is_refused_before_anything_is_sent(
     address: str, client: Client, received: Sequence[Message]
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape("Expected a finite deadline of more than 0 seconds. Received: 0.")):
+    with pytest.raises(
+        ValueError, match=re.escape("Expected a deadline of more than 0 and at most 1000000000 seconds. Received: 0.")
+    ):
         Client(address, deadline_s=0)
-    with pytest.raises(ValueError, match=r"Expected a finite deadline of more than 0 seconds\. Received: -1\."):
+    with pytest.raises(
+        ValueError, match=r"Expected a deadline of more than 0 and at most 1000000000 seconds\. Received: -1\."
+    ):
         client.list_models(deadline_s=-1)
     assert received == []
 
