@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -40,6 +41,7 @@ from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 CALLERS = (1, 16)
 BATCH_SIZES = (1, 2, 4, 8, 16)
+Stages = dict[str, dict[str, float]]
 OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
@@ -77,11 +79,13 @@ def main() -> None:
                 figures: dict[str, object] = {"limit": limit(bundle, engine, files, batch)}
                 for callers in CALLERS:
                     figures[f"echo_{callers}"] = asdict(load_echo(echo_server, echo_address, requests, callers))
+                    before = stage_totals(metrics_address)
                     figures[f"service_{callers}"] = asdict(load_service(server, grpc_address, requests, callers))
+                    figures[f"stages_{callers}"] = stage_means(before, stage_totals(metrics_address))
                 rounds.append(figures)
                 print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
-        stages = stage_means(metrics_address)
     summary = summarise(rounds)
+    stages = {callers: medians([each[f"stages_{callers}"] for each in rounds]) for callers in CALLERS}
     facts = {
         "images": len(files),
         "image_bytes_median": statistics.median(map(len, files)),
@@ -137,23 +141,29 @@ async def load(server: psutil.Process, address: str, method: str, requests: Sequ
     """Closed loop: each caller sends its next request when it has the answer to the last. The first tenth warms up."""
     async with aio.insecure_channel(address, options=OPTIONS) as channel:
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-        await asyncio.gather(*(call(request) for request in requests[: max(callers, len(requests) // 10)]))
-        waiting = iter(requests)
-        latencies_s: list[float] = []
-
-        async def caller() -> None:
-            for request in waiting:
-                started_s = time.perf_counter()
-                await call(request)
-                latencies_s.append(time.perf_counter() - started_s)
-
+        await ask(call, requests[: len(requests) // 10], callers)
         cpu_before_s, own_before_s, started_s = cpu_s(server), time.process_time(), time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(callers)))
+        latencies_s = await ask(call, requests, callers)
         duration_s = time.perf_counter() - started_s
         own_s, server_s = time.process_time() - own_before_s, cpu_s(server) - cpu_before_s
     p50_s, p99_s = np.percentile(latencies_s, [50, 99])
     each_ms = 1000 / len(requests)
     return Load(len(requests) / duration_s, p50_s * 1000, p99_s * 1000, server_s * each_ms, own_s * each_ms)
+
+
+async def ask(call: aio.UnaryUnaryMultiCallable[bytes, bytes], requests: Sequence[bytes], callers: int) -> list[float]:
+    """Send every request once, as many at a time as there are callers; the seconds that each took."""
+    waiting = iter(requests)
+    latencies_s: list[float] = []
+
+    async def caller() -> None:
+        for request in waiting:
+            started_s = time.perf_counter()
+            await call(request)
+            latencies_s.append(time.perf_counter() - started_s)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return latencies_s
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -201,21 +211,34 @@ def echoing(answer_bytes: int) -> Iterator[tuple[psutil.Process, str]]:
             process.terminate()
 
 
-def stage_means(metrics_address: str) -> dict[str, float]:
-    """Milliseconds an image spent in each stage on average, over all rounds and numbers of callers."""
+def stage_totals(metrics_address: str) -> Stages:
+    """The sum in seconds and the count of images of each stage, since the service started."""
     with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=10) as page:
         families = {each.name: each for each in text_string_to_metric_families(page.read().decode())}
-    totals: dict[str, dict[str, float]] = {}
+    totals: Stages = {}
     for sample in families["vertebra_stage_duration_seconds"].samples:
         totals.setdefault(sample.labels["stage"], {})[sample.name.rsplit("_", 1)[-1]] = sample.value
-    return {stage: total["sum"] / total["count"] * 1000 for stage, total in totals.items()}
+    return totals
+
+
+def stage_means(before: Stages, after: Stages) -> dict[str, float]:
+    """Milliseconds an image spent in each stage on average, between two scrapes."""
+    none = {"sum": 0.0, "count": 0.0}
+    spent = {stage: (total, before.get(stage, none)) for stage, total in after.items()}
+    return {stage: (b["sum"] - a["sum"]) / (b["count"] - a["count"]) * 1000 for stage, (b, a) in spent.items()}
+
+
+def medians(figures: Sequence[object]) -> dict[str, float]:
+    """The median of each figure by name."""
+    each = cast(Sequence[dict[str, float]], figures)
+    return {name: statistics.median(one[name] for one in each) for name in each[0]}
 
 
 def summarise(rounds: Sequence[dict[str, object]]) -> dict[str, dict[str, float]]:
     """The median over the rounds of each figure, and of its ratio to the limit of the same round."""
     limits = [float(each["limit"]) for each in rounds]  # type: ignore[arg-type]  # the one cell that is a number
     summary: dict[str, dict[str, float]] = {"limit": {"images_per_s": statistics.median(limits)}}
-    for cell in (key for key in rounds[0] if key != "limit"):
+    for cell in (key for key in rounds[0] if key.startswith(("echo", "service"))):
         loads = [Load(**each[cell]) for each in rounds]  # type: ignore[arg-type]  # as asdict() wrote it
         summary[cell] = {
             name: statistics.median(getattr(each, name) for each in loads) for name in Load.__dataclass_fields__
@@ -225,7 +248,7 @@ def summarise(rounds: Sequence[dict[str, object]]) -> dict[str, dict[str, float]
     return summary
 
 
-def table(summary: dict[str, dict[str, float]], stages: dict[str, float]) -> str:
+def table(summary: dict[str, dict[str, float]], stages: dict[int, dict[str, float]]) -> str:
     lines = [f"{'':<12}{'images/s':>10}{'of limit':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU':>12}{'client CPU':>12}"]
     for cell, figures in summary.items():
         name = cell.replace("_1", " x 1", 1)
@@ -236,8 +259,10 @@ def table(summary: dict[str, dict[str, float]], stages: dict[str, float]) -> str
             f"{name:<12}{figures['images_per_s']:>10.1f}{figures['of_limit']:>10.2f}{figures['p50_ms']:>9.1f}"
             f"{figures['p99_ms']:>9.1f}{figures['server_cpu_ms']:>9.2f} ms{figures['client_cpu_ms']:>9.2f} ms"
         )
-    spent = ", ".join(f"{stage} {ms:.2f}" for stage, ms in stages.items())
-    return "\n".join([*lines, f"mean milliseconds an image spent in each stage: {spent}"])
+    for callers, means in stages.items():
+        spent = ", ".join(f"{stage} {ms:.2f}" for stage, ms in means.items())
+        lines.append(f"milliseconds in each stage, service x {callers}: {spent}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
