@@ -25,7 +25,7 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     """
     name = program.model_config.get("cli_prog_name")
     # Whoever ends the program, nothing half-written stays: SIGTERM unwinds as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         CliApp.run(program)
     except ValidationError as error:
@@ -39,4 +39,6 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted\n")
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 # one stall of the whole machine is no reason to refuse what comes after it.
 _NEWEST = 0.1
 _HIGHEST = 2.0
+# How long close() waits for the batch that runs. By then all callers have their answers or have been cut off.
+_CLOSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,10 @@ class Batcher:
         self._queue: list[_Entry] = []
         self._numbers = itertools.count()
         self._arrived = asyncio.Event()
-        self._closing = False
+        self._refusal: NotReady | None = None  # once there is one, nothing is queued any more
         self._task: asyncio.Task[None] | None = None
         self._deadlines_s: list[float] = []  # of the admitted images, rising
-        self._running = 0
+        self._running_s: list[float] = []  # deadlines of the images in the engine
         self.limit = limit
         self.seconds_per_image = seconds_per_image
 
@@ -131,19 +133,22 @@ class Batcher:
         self._task.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Let the batch that runs finish, and answer those who wait with NotReady."""
-        self._closing = True
+        """Answer those who wait with NotReady, and let the batch that runs finish if it does so within a second."""
+        self._refuse(NotReady("Expected a server that is serving. Received: it is draining."))
         self._arrived.set()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=_CLOSE_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._closing = True
         if not task.cancelled() and (error := task.exception()):
             logger.error("the queue is served no more", exc_info=error)
+            self._refuse(NotReady("Expected a queue that is served. Received: it has failed."))
             self._on_death(error)
+
+    def _refuse(self, refusal: NotReady) -> None:
+        self._refusal = refusal
         while self._queue:
-            _fail(heapq.heappop(self._queue), _draining())
+            _fail(heapq.heappop(self._queue), refusal)
 
     @contextmanager
     def admit(self, images: int, deadline_s: float) -> Iterator[None]:
@@ -160,7 +165,10 @@ class Batcher:
             BadRequest: There are not that many places.
             Overloaded: Not that many places are free now.
             DeadlineUnreachable: At its present speed the engine would finish after the deadline.
+            NotReady: The batcher was closed.
         """
+        if self._refusal:
+            raise self._refusal
         self._check_room(images)
         self._check_deadline(images, deadline_s)
         for _ in range(images):
@@ -186,8 +194,8 @@ class Batcher:
             EngineFailed: The engine raised on the batch.
             NotReady: The batcher was closed.
         """
-        if self._closing:
-            raise _draining()
+        if self._refusal:
+            raise self._refusal
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         entry = _Entry(deadline_s, next(self._numbers), pixels, answer, self._clock())
         heapq.heappush(self._queue, entry)
@@ -219,7 +227,8 @@ class Batcher:
         # What has an earlier deadline goes first, and so does what is in the engine already. An idle engine is worth a
         # try whatever the estimate: without one, an estimate that is too high would never be corrected.
         ahead = bisect.bisect_right(self._deadlines_s, deadline_s)
-        needed_s = (self._running + ahead + images) * self.seconds_per_image if self.admitted else 0.0
+        ahead += sum(running_s > deadline_s for running_s in self._running_s)
+        needed_s = (ahead + images) * self.seconds_per_image if self.admitted else 0.0
         left_s = deadline_s - self._clock()
         if needed_s > left_s:
             raise DeadlineUnreachable(
@@ -227,11 +236,11 @@ class Batcher:
             )
 
     async def _serve(self) -> None:
-        while not self._closing:
+        while not self._refusal:
             await self._arrived.wait()
             # The batch is put together only once the engine is free: what comes until then goes with it.
             async with self._slot.lock:
-                if not self._closing and (batch := self._take()):
+                if not self._refusal and (batch := self._take()):
                     await self._answer(batch)
 
     def _take(self) -> list[_Entry]:
@@ -259,7 +268,7 @@ class Batcher:
         return alive[:size]
 
     async def _answer(self, batch: list[_Entry]) -> None:
-        self._running = len(batch)
+        self._running_s = [entry.deadline_s for entry in batch]
         try:
             self._on_batch(len(batch))
             started_s = self._clock()
@@ -275,7 +284,10 @@ class Batcher:
             for entry in batch:
                 _fail(entry, EngineFailed("The engine failed on the batch of this image."))
         finally:
-            self._running = 0
+            self._running_s = []
+            for entry in batch:
+                # Only where the task itself was cancelled in the middle of the batch.
+                _fail(entry, EngineFailed("The engine was stopped in the batch of this image."))
 
     def _timed(self, batch: list[_Entry]) -> tuple[Arrays, float]:
         started_s = self._clock()
@@ -285,10 +297,6 @@ class Batcher:
     def _learn(self, seconds_per_image: float) -> None:
         newest = min(seconds_per_image, _HIGHEST * self.seconds_per_image)
         self.seconds_per_image += _NEWEST * (newest - self.seconds_per_image)
-
-
-def _draining() -> NotReady:
-    return NotReady("Expected a server that is serving. Received: it is draining.")
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

@@ -25,7 +25,7 @@ def _folders(root: Path) -> Iterator[Path]:
     top = root / "sys/fs/cgroup"
     yield from (top, top / "cpu")
     for line in _read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
         place = PurePosixPath(path.lstrip("/"))
         if number == "0" or "cpu" in controllers.split(","):
             mount = top if number == "0" else top / "cpu"
@@ -45,6 +45,6 @@ def _quota(folder: Path) -> int | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

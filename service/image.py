@@ -27,6 +27,8 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"}
 # A progressive JPEG has about ten. Each scan goes over all pixels once more: thousands of empty ones in a small file
 # would keep a decoder busy for minutes.
 _MAX_SCANS = 100
+# Markers of a JPEG (ITU-T T.81, B.1.1.3), by their second byte; no segment follows stuffing, fill and restarts.
+_SCAN, _END, _ALONE = 0xDA, 0xD9, {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,8 +108,8 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
     name = format_of(data)
     if name is None:
         raise BadImage(f"Expected a JPEG, PNG or WebP file. Received: {len(data)} bytes that begin {data[:8]!r}.")
-    if name == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-        raise BadImage(f"Expected a JPEG of at most {_MAX_SCANS} scans. Received: {scans}.")
+    if name == "JPEG" and _has_too_many_scans(data):
+        raise BadImage(f"Expected a JPEG of at most {_MAX_SCANS} scans. Received: more.")
     try:
         image: Image.Image = _READERS[name](io.BytesIO(data))
         _check_size(image.width, image.height, limits)
@@ -123,6 +125,24 @@ def _decode(data: bytes, limits: ImageLimits) -> Image.Image:
         reason = str(error).strip().rstrip(".") or type(error).__name__
         raise BadImage(f"Expected a whole {name} file. Received: {len(data)} bytes, broken: {reason}.") from error
     return _upright(_to_rgb(image), _orientation(image))
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    # The count of the marker's two bytes is cheap and never too low, but too high for what carries other data along,
+    # like the film of a motion photo behind the end of its picture.
+    if data.count(b"\xff\xda") <= _MAX_SCANS:
+        return False
+    scans, position = 0, 2
+    while scans <= _MAX_SCANS and 0 <= (position := data.find(b"\xff", position)) < len(data) - 3:
+        marker = data[position + 1]
+        if marker == _END:
+            return False
+        if marker in _ALONE:
+            position += 1 if marker == 0xFF else 2
+        else:
+            scans += marker == _SCAN
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return scans > _MAX_SCANS
 
 
 def _from_pixels(pixels: NDArray[np.uint8], limits: ImageLimits) -> Image.Image:

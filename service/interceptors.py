@@ -43,7 +43,6 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self.calls = Calls()
 
     async def intercept_service(
         self,
@@ -96,7 +95,6 @@ class CallInterceptor(aio.ServerInterceptor):
     def _recorded(self, method: str, call: Call, context: aio.ServicerContext[Any, Any]) -> Iterator[None]:
         started_s = time.monotonic()
         self._metrics.request_started(method)
-        self.calls.started()
         try:
             yield
         except asyncio.CancelledError:
@@ -105,35 +103,10 @@ class CallInterceptor(aio.ServerInterceptor):
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         finally:
-            self.calls.ended()
             duration_s = time.monotonic() - started_s
             self._metrics.request_ended(method, call.model, call.version, call.code.name, duration_s)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("call", extra=_extra(method, call) | {"duration_ms": round(duration_s * 1000, 2)})
-
-
-class Calls:
-    """Counts the calls that are being answered, for those who wait until there are none."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    def started(self) -> None:
-        """Count a call in."""
-        self._number += 1
-        self._none.clear()
-
-    def ended(self) -> None:
-        """Count a call out."""
-        self._number -= 1
-        if self._number == 0:
-            self._none.set()
-
-    async def none(self) -> None:
-        """Wait until no call is being answered."""
-        await self._none.wait()
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ class Predictor:
             BadRequest: No images, or a probability outside [0, 1].
             Overloaded: There is no room for all images now.
             DeadlinePassed: The deadline passed or cannot be met.
+            NotReady: The model's queue is closed.
         """
         _check(question)
         started_s = self._clock()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +103,7 @@ class Model:
                 space = ready.bundle.embedding.embedding_space_id
                 if expected_embedding_space_id not in ("", space):
                     raise SpaceMismatch(
-                        f"Expected the embedding space {expected_embedding_space_id[:64]}. "
+                        f"Expected the embedding space {expected_embedding_space_id[:64]!r}. "
                         f"Received: {self.name!r} version {self.version} answers in {space}."
                     )
                 return ready
@@ -127,7 +127,7 @@ class Repository:
     """
 
     def __init__(
-        self, root: Path, options: ServingOptions, metrics: Metrics, on_change: Callable[[Model], Awaitable[None]]
+        self, root: Path, options: ServingOptions, metrics: Metrics, on_change: Callable[[Model], None]
     ) -> None:
         self._options = options
         self._metrics = metrics
@@ -145,7 +145,7 @@ class Repository:
     async def load(self) -> None:
         """Load every model, one after the other; one that fails is marked and logged and costs the others nothing."""
         for model in self.models:
-            await self._set(model)
+            self._set(model)
         for name, path in self._paths.items():
             await self._load_one(name, path)
 
@@ -173,16 +173,15 @@ class Repository:
 
     async def close(self) -> None:
         """Answer those who wait with NotReady and let go of the threads, without waiting for what cannot be stopped."""
-        for model in self.models:
-            if isinstance(model.state, Ready):
-                await model.state.batcher.close()
+        closing = [model.state.batcher.close() for model in self.models if isinstance(model.state, Ready)]
+        await asyncio.gather(*closing)
         self._slot.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def _set(self, model: Model) -> None:
+    def _set(self, model: Model) -> None:
         self._models[model.name] = model
         self._metrics.model_ready(model.name, isinstance(model.state, Ready))
-        await self._on_change(model)
+        self._on_change(model)
 
     async def _load_one(self, name: str, path: Path) -> None:
         started_s = time.monotonic()
@@ -194,18 +193,16 @@ class Repository:
                 loaded = await loop.run_in_executor(self._slot.thread, _load, name, path, self._options)
         except BundleError as error:
             logger.error("model failed to load", extra={"model": name, "version": version, "error": str(error)})
-            await self._set(Model(name, version, Failed(str(error))))
+            self._set(Model(name, version, Failed(str(error))))
             return
         except Exception as error:
             logger.exception("model failed to load", extra={"model": name, "version": version})
-            await self._set(
-                Model(name, version, Failed(f"Expected the bundle to load. Received: {type(error).__name__}."))
-            )
+            self._set(Model(name, version, Failed(f"Expected the bundle to load. Received: {type(error).__name__}.")))
             return
         ready = self._start(loaded)
         duration_s = time.monotonic() - started_s
         self._metrics.model_loaded(name, _info(ready), duration_s)
-        await self._set(Model(name, version, ready))
+        self._set(Model(name, version, ready))
         logger.info(
             "model ready",
             extra={
@@ -218,8 +215,7 @@ class Repository:
         )
 
     def _died(self, name: str, version: int, error: BaseException) -> None:
-        failed = Model(name, version, Failed(f"Expected a queue that is served. Received: {type(error).__name__}."))
-        self._publishing = asyncio.create_task(self._set(failed))
+        self._set(Model(name, version, Failed(f"Expected a queue that is served. Received: {type(error).__name__}.")))
 
     def _start(self, loaded: _Loaded) -> Ready:
         name = loaded.bundle.name

@@ -6,12 +6,11 @@ import logging
 import signal
 import socket
 from dataclasses import dataclass
-from functools import partial
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -19,22 +18,20 @@ from service import cpu
 from service.config import Config
 from service.errors import VertebraError
 from service.image import ImageLimits
-from service.interceptors import CallInterceptor, Calls
+from service.interceptors import CallInterceptor
 from service.metrics import Metrics
 from service.repository import Model, Ready, Repository, ServingOptions
+from service.servicers.health import HealthServicer
 from service.servicers.vision import RequestLimits, VisionServicer
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _VISION = vision_pb2.DESCRIPTOR.services_by_name["Vision"].full_name
 # Above our own limit, so that a request that is too large hears from us with both numbers, and is not retried.
 _TRANSPORT_FACTOR = 2
-# Calls beside those that hold a place in a queue: probes, watches, and requests that are about to be refused.
-_SPARE_CALLS = 64
-# How long streams that never end by themselves, like a Watch, are left when all requests have been answered.
-_STREAMS_GRACE_S = 0.2
 
 
 class AddressUnusable(VertebraError):
@@ -65,72 +62,66 @@ async def serve(config: Config) -> None:
     stop = _stop_event()
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    status = health.aio.HealthServicer()
-    await status.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    repository = Repository(config.repository, _options(config), metrics, partial(_publish, status))
+    health = HealthServicer()
+    readiness = _Readiness(health)
+    repository = Repository(config.repository, _options(config), metrics, readiness.on_change)
     endpoint = _start_metrics(config.metrics_address, registry)
     try:
-        interceptor = CallInterceptor(metrics)
-        server, address = _build(config, interceptor, repository, status)
+        server, address = _build(config, metrics, repository, health)
         await server.start()
         logger.info("listening", extra={"address": address, "metrics_address": _address_of(endpoint.server)})
-        loading = asyncio.create_task(_load(repository, status))
+        loading = asyncio.create_task(_load(repository, readiness))
         await stop.wait()
+        logger.info("draining", extra={"grace_s": config.grace_s})
         metrics.draining()
         loading.cancel()
-        await _drain(server, status, interceptor.calls, config.grace_s)
+        health.drain()
+        await server.stop(config.grace_s)
         await repository.close()
         logger.info("stopped")
     finally:
         endpoint.close()
 
 
-async def _publish(status: health.aio.HealthServicer, model: Model) -> None:
-    await _set_health(status, model.name, isinstance(model.state, Ready))
+class _Readiness:
+    """Publishes each model under its name; process and API serve once all are loaded and one of them is ready."""
+
+    def __init__(self, health: HealthServicer) -> None:
+        self._health = health
+        self._ready: set[str] = set()
+        self._loaded = False
+
+    def on_change(self, model: Model) -> None:
+        ready = isinstance(model.state, Ready)
+        (self._ready.add if ready else self._ready.discard)(model.name)
+        self._health.set(model.name, ready)
+        self._publish()
+
+    def loaded(self) -> None:
+        self._loaded = True
+        self._publish()
+
+    def _publish(self) -> None:
+        for name in ("", _VISION):
+            self._health.set(name, self._loaded and bool(self._ready))
 
 
-async def _set_health(status: health.aio.HealthServicer, name: str, serving: bool) -> None:
-    response = health_pb2.HealthCheckResponse
-    await status.set(name, response.SERVING if serving else response.NOT_SERVING)
-
-
-async def _load(repository: Repository, status: health.aio.HealthServicer) -> None:
+async def _load(repository: Repository, readiness: _Readiness) -> None:
     try:
         await repository.load()
     except Exception:
         logger.exception("loading failed")
+    readiness.loaded()
     ready = [model.name for model in repository.models if isinstance(model.state, Ready)]
-    for name in ("", _VISION):
-        await _set_health(status, name, bool(ready))
     if ready:
         logger.info("serving", extra={"models": ready})
     else:
         logger.error("no model could be loaded; staying up so that health and ListModels can say so")
 
 
-async def _drain(server: aio.Server, status: health.aio.HealthServicer, calls: Calls, grace_s: float) -> None:
-    logger.info("draining", extra={"grace_s": grace_s})
-    await status.enter_graceful_shutdown()
-    stopping = asyncio.create_task(server.stop(grace_s))
-    # stop() waits for every stream as well, and a Watch goes on for as long as its caller likes.
-    answered = asyncio.create_task(_answered(calls))
-    await asyncio.wait([stopping, answered], return_when=asyncio.FIRST_COMPLETED)
-    answered.cancel()
-    await server.stop(0)
-
-
-async def _answered(calls: Calls) -> None:
-    await calls.none()
-    await asyncio.sleep(_STREAMS_GRACE_S)
-    await calls.none()
-
-
-def _build(
-    config: Config, interceptor: CallInterceptor, repository: Repository, status: health.aio.HealthServicer
-) -> tuple[aio.Server, str]:
+def _build(config: Config, metrics: Metrics, repository: Repository, health: HealthServicer) -> tuple[aio.Server, str]:
     server = aio.server(
-        interceptors=[interceptor],
-        maximum_concurrent_rpcs=config.queue_limit + _SPARE_CALLS,
+        interceptors=[CallInterceptor(metrics)],
         options=[
             ("grpc.so_reuseport", 0),  # a second server on the address is an error, not a rival
             ("grpc.max_receive_message_length", _TRANSPORT_FACTOR * config.max_request_bytes),
@@ -139,8 +130,8 @@ def _build(
     )
     limits = RequestLimits(config.max_images, config.max_request_bytes, config.default_deadline_s)
     vision_pb2_grpc.add_VisionServicer_to_server(VisionServicer(repository, limits), server)
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection([_VISION, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection([_VISION, _HEALTH, reflection.SERVICE_NAME], server)
     host, _ = _host_and_port(config.address)
     return server, _joined(host, _listen(server, config.address))
 
@@ -180,7 +171,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host == f"[{bare}]"
     number = int(port) if port.isascii() and port.isdigit() else -1
-    if not bare or not 0 <= number <= 65535 or (":" in bare) != bracketed:
+    if not bare or "[" in bare or not 0 <= number <= 65535 or (":" in bare) != bracketed:
         raise AddressUnusable(f"Expected an address as host:port or [host]:port. Received: {address!r}.")
     return bare, number
 
@@ -209,9 +200,10 @@ def _stop_event() -> asyncio.Event:
 
     def ask() -> None:
         stop.set()
-        # Whoever asks twice does not want to wait: the second time the signal does what it does to any program.
+        # Whoever asks twice does not want to wait: the second signal ends the process.
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, ask)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,43 @@ def mirror(geometry: CropGeometry) -> TinyModel:
 
     numbers = geometry.crop_height_px * geometry.crop_width_px * 3
     return TinyModel("mirror", ("red", "green", "blue"), geometry, make_graph(geometry, nodes, numbers, 3), answer)
+
+
+def sleeper() -> TinyModel:
+    """Answers as `colours` does, at once; but an image that is all white keeps its engine busy for many seconds."""
+    geometry = CropGeometry(8, 8, 8, bundle_pb2.INTERPOLATION_BICUBIC)
+    value, count = TensorProto.FLOAT, TensorProto.INT64
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+            helper.make_node("Add", ["sum_in", "sum_in"], ["sum_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", count, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_in", value, []),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_out", value, []),
+        ],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["many"], value=helper.make_tensor("many_", count, [], [50_000_000])),
+        helper.make_node("Constant", [], ["few"], value=helper.make_tensor("few_", count, [], [1])),
+        helper.make_node("Constant", [], ["zero"], value=helper.make_tensor("zero_", value, [], [0.0])),
+        helper.make_node("Cast", ["pixels"], ["float"], to=value),
+        helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=0),
+        helper.make_node("Equal", ["darkest", "white"], ["is_white"]),
+        helper.make_node("Where", ["is_white", "many", "few"], ["steps"]),
+        helper.make_node("Loop", ["steps", "", "zero"], ["nothing"], body=body),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["sum"]),
+        helper.make_node("Add", ["sum", "nothing"], ["embedding"]),
+        helper.make_node("Mul", ["embedding", "ten"], ["logits"]),
+    ]
+    return replace(colours(), name="sleeper", graph=make_graph(geometry, nodes, 3, 3))
 
 
 def write_bundle(

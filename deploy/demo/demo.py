@@ -47,7 +47,8 @@ def main() -> int:
     once = parser.parse_args().once
     # However the demo is ended, also by closing its terminal, it ends the service that it started.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     started_s = time.monotonic()
     answered = False
     try:
@@ -108,9 +109,12 @@ def run(program: str, *arguments: str) -> None:
         try:
             exit_code = process.wait()
         except KeyboardInterrupt:
-            # It cleans up after itself, and is given the time for it.
-            process.terminate()
-            process.wait()
+            # Ctrl-C on a terminal has reached it too; it cleans up after itself, and is given the time for it.
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
             raise
     if exit_code:
         raise subprocess.CalledProcessError(exit_code, command)

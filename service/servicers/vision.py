@@ -137,9 +137,11 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
         min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
         question = Question([_source(image) for image in request.images], deadline_s, top_k, min_probability)
         try:
-            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock())) as timeout:
                 return ready, await ready.predictor.analyze(question)
         except TimeoutError as error:
+            if not timeout.expired():
+                raise
             raise DeadlinePassed("Expected an answer within the deadline. Received: none yet.") from error
 
     def _time_left_s(self, context: Context) -> float:

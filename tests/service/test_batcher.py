@@ -235,6 +235,26 @@ async def test_what_waits_with_a_later_deadline_is_not_in_the_way(batcher: Batch
         assert batcher.admitted == 6
 
 
+async def test_what_is_in_the_engine_is_counted_once(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    with batcher.admit(4, deadline_s=1010.0):
+        running = [asyncio.ensure_future(batcher.submit(picture(n), deadline_s=1010.0)) for n in range(4)]
+        await until(engine.running.is_set)
+        with batcher.admit(2, deadline_s=1006.0):  # 2 and what is in the engine, whose deadline is later
+            pass
+        with (
+            pytest.raises(
+                DeadlineUnreachable, match=r"Expected at least 6000 ms until the deadline. Received: 5500 ms"
+            ),
+            batcher.admit(2, deadline_s=1005.5),
+        ):
+            pytest.fail("admitted work that cannot be done in time")
+        with batcher.admit(2, deadline_s=1016.0):  # what is in the engine has an earlier deadline, too
+            pass
+        engine.gate.set()
+        await asyncio.gather(*running)
+
+
 async def test_the_estimate_follows_what_the_engine_really_takes(
     batcher: Batcher, engine: FakeEngine, clock: Clock
 ) -> None:
@@ -307,6 +327,8 @@ async def test_closing_answers_those_who_wait(batcher: Batcher, engine: FakeEngi
         await waiting
     with pytest.raises(NotReady, match="draining"):
         await batcher.submit(picture(2), deadline_s=2000.0)
+    with pytest.raises(NotReady, match="draining"), batcher.admit(1, deadline_s=2000.0):
+        pytest.fail("admitted to a queue that is closed")
 
 
 async def test_two_batchers_on_one_slot_never_run_at_once(engine: FakeEngine, clock: Clock) -> None:

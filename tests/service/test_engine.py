@@ -82,7 +82,11 @@ def test_an_input_of_no_fixed_height_is_refused(tmp_path: Path) -> None:
         Engine(path, threads=1)
 
 
-def test_weights_in_a_file_that_no_digest_covers_are_not_loaded(tmp_path: Path) -> None:
+def test_weights_in_a_file_that_no_digest_covers_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime looks for them in the working directory, too.
+    monkeypatch.chdir(tmp_path)
     weight = numpy_helper.from_array(np.ones(1000, np.float32), "weight")
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),

@@ -138,8 +138,16 @@ def test_a_jpeg_of_thousands_of_empty_scans_is_refused_before_it_is_decoded() ->
     progressive = encoded(photograph((64, 48)), "JPEG", progressive=True)
     assert image.decode(progressive, LIMITS).shape == (48, 64, 3)
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x05\x01"
-    with pytest.raises(BadImage, match=r"Expected a JPEG of at most 100 scans. Received: \d{4}\."):
+    with pytest.raises(BadImage, match=r"Expected a JPEG of at most 100 scans. Received: more\."):
         image.decode(progressive[:-2] + scan * 5000 + progressive[-2:], LIMITS)
+
+
+def test_what_a_jpeg_carries_along_is_not_counted_as_scans() -> None:
+    picture = photograph((64, 48))
+    whole = encoded(picture, "JPEG", comment=b"\xff\xda" * 200)
+    noise = np.random.default_rng(0).integers(0, 256, 12_000_000, np.uint8).tobytes()
+    assert (whole + noise).count(b"\xff\xda") > 300
+    np.testing.assert_array_equal(image.decode(whole + noise, LIMITS), image.decode(encoded(picture, "JPEG"), LIMITS))
 
 
 def test_a_file_over_the_limit_of_bytes_is_refused() -> None:

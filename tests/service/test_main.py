@@ -1,8 +1,12 @@
 """The program: settings from flags, environment and a file; what it says when it cannot start; how it stops."""
 
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +15,8 @@ from pydantic_settings import CliApp
 
 from service.__main__ import main
 from service.config import Config
-from tests.conftest import Service, encode
-from vertebra.client import Client
+from tests.conftest import Service, encode, sleeper, write_bundle
+from vertebra.client import Client, RpcError
 
 
 def test_a_flag_beats_a_variable_beats_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +117,57 @@ def test_sigterm_ends_it_with_exit_code_0(repository: Path, start_service: Calla
     service.wait_for("serving")
     assert service.stop() == 0
     service.wait_for("stopped")
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A repository with a model that takes many seconds for an image, and a small fraction of one to load."""
+    root = tmp_path / "slow"
+    write_bundle(root, sleeper())
+    return root
+
+
+def ask_in_vain(service: Service) -> threading.Thread:
+    """Ask about an image that keeps the engine busy, in a thread, and return once the engine has it."""
+
+    def ask() -> None:
+        with Client(service.address) as client, pytest.raises(RpcError):
+            client.classify([encode((255, 255, 255))])
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    deadline_s = time.monotonic() + 30
+    while True:
+        with urllib.request.urlopen(service.metrics_url, timeout=10) as page:
+            if 'vertebra_batch_size_count{model="sleeper"} 1.0' in page.read().decode():
+                return caller
+        assert time.monotonic() < deadline_s
+
+
+def test_the_grace_bounds_the_end_whatever_the_engine_does(slow: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(slow, "--grace-s", "0.5")
+    service.wait_for("serving")
+    caller = ask_in_vain(service)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(timeout=6) == 0
+    caller.join(timeout=30)
+    assert not caller.is_alive()
+    service.wait_for("leaving work that could not be stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_asks_twice_does_not_wait(
+    slow: Path, start_service: Callable[..., Service], number: signal.Signals
+) -> None:
+    service = start_service(slow)
+    service.wait_for("serving")
+    caller = ask_in_vain(service)
+    service.process.send_signal(number)
+    service.wait_for("draining")
+    service.process.send_signal(number)
+    assert service.process.wait(timeout=6) == -number
+    caller.join(timeout=30)
+    assert not caller.is_alive()
 
 
 def test_text_logs_read_as_lines(repository: Path, start_service: Callable[..., Service]) -> None:

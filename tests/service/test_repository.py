@@ -24,7 +24,7 @@ def changes() -> list[Model]:
 
 @pytest.fixture
 async def models(repository: Path, changes: list[Model]) -> AsyncIterator[Repository]:
-    async def on_change(model: Model) -> None:
+    def on_change(model: Model) -> None:
         changes.append(model)
 
     models = Repository(repository, OPTIONS, Metrics(CollectorRegistry()), on_change)
@@ -85,7 +85,7 @@ async def test_who_is_not_there_is_not_found(models: Repository) -> None:
 async def test_another_embedding_space_is_refused(models: Repository) -> None:
     await models.load()
     with pytest.raises(
-        SpaceMismatch, match=r"Expected the embedding space ee. Received: 'colours' version 1 .* in c0c0"
+        SpaceMismatch, match=r"Expected the embedding space 'ee'. Received: 'colours' version 1 .* in c0c0"
     ):
         models.find("colours").ready(0, "ee")
 
@@ -96,7 +96,7 @@ async def test_among_several_models_a_name_is_needed(repository: Path, changes: 
     (repository / "broken" / "1").mkdir(parents=True)
     (repository / "broken" / "1" / "manifest.json").write_text("{}")
 
-    async def on_change(model: Model) -> None:
+    def on_change(model: Model) -> None:
         changes.append(model)
 
     models = Repository(repository, OPTIONS, Metrics(CollectorRegistry()), on_change)
@@ -139,5 +139,5 @@ async def test_a_queue_that_dies_makes_its_model_fail(models: Repository, change
         models.find("colours").ready()
 
 
-async def _ignore(_: Model) -> None:
+def _ignore(_: Model) -> None:
     pass

@@ -37,15 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Client(arguments.address, deadline_s=arguments.deadline) as client:
             command: Callable[[Client, argparse.Namespace], Outcome] = arguments.command
             text, exit_code = command(client, arguments)
-        write(text)
     except OSError as error:
-        return fail(f"{error.filename or 'standard output'}: {error.strerror}")
+        return fail(f"{error.filename}: {error.strerror}")
     except VertebraError as error:
         return fail(str(error))
     except UnicodeEncodeError as error:
         return fail(f"Expected UTF-8. Received: {error.object!r}.")
     except KeyboardInterrupt:
         return INTERRUPTED
+    try:
+        write(text)
+    except OSError as error:
+        return fail(f"standard output: {error.strerror}")
     return exit_code
 
 
@@ -209,7 +212,8 @@ def write(text: str) -> None:
 
 
 def fail(message: str) -> int:
-    print("vertebra-client: error:", " ".join(message.split()), file=sys.stderr)
+    if sys.stderr is not None:  # print() would take its place
+        print("vertebra-client: error:", " ".join(message.split()), file=sys.stderr)
     return FAILED
 
 

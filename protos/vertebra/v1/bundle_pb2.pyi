@@ -304,8 +304,8 @@ class Output(_message.Message):
     """How a feature map became a vector: "avg". Empty where nothing was pooled."""
     embedding_space_id: _builtins.str
     """Names the space that an embedding lies in: two embeddings can be compared exactly when their ids are equal. The
-    SHA-256 of the fp32 tensors up to the tap (names, shapes and numbers), the geometry, the pixel scaling, the tap and the pooling, as 64
-    lower-case hexadecimal digits; neither the precision nor the head is part of it. Empty for logits.
+    SHA-256 of the fp32 tensors up to the tap (names, shapes and numbers), the geometry, the pixel scaling, the tap and
+    the pooling, as 64 lower-case hexadecimal digits; neither the precision nor the head is part of it. Empty for logits.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
