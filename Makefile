@@ -3,6 +3,7 @@
 #   make demo             the model, the service and its answers; Ctrl-C ends it (ONCE=1: ends by itself)
 #   make test             lint, types and the whole test suite
 #   make bench            the figures of the README, kept as JSON in tests/benchmarks/results/
+#   make clean            removes .venv and .demo
 #
 #   TORCH_INDEX=URL       a second package index: its CPU builds of torch and torchvision (2.14.1+cpu) are preferred
 #   IMAGENET_SAMPLES=PATH one image for each ImageNet class, for the accuracy test (a folder or its .tar)
@@ -11,13 +12,19 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STUBS ?= protos
+CODE := service export training protos deploy tests
 ifneq ($(wildcard ../shared/data/imagenet-samples.tar),)
 IMAGENET_SAMPLES ?= $(abspath ../shared/data/imagenet-samples.tar)
 endif
+ifdef IMAGENET_SAMPLES
 export IMAGENET_SAMPLES
+endif
 IMAGES = $(if $(IMAGENET_SAMPLES),--images $(IMAGENET_SAMPLES))
 
-.PHONY: demo test lint bench stubs clean
+.PHONY: help demo test lint bench stubs clean
+
+help:
+	@sed -n '/^#   /s/^#   //p' Makefile
 
 demo: .venv/demo
 	@$(BIN)/python deploy/demo/demo.py $(if $(ONCE),--once)
@@ -26,9 +33,9 @@ test: .venv/dev lint
 	$(BIN)/pytest -n 2
 
 lint: .venv/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
 	$(BIN)/pydoclint -q service export training protos/vertebra/client
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
@@ -61,6 +68,6 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/demo
-	@echo "Installing what the tests need besides: about 0.2 GB."
+	@echo "Installing what the tests need as well: about 0.2 GB."
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@

@@ -37,12 +37,12 @@ class Export(BaseSettings):
         description="Folder of <model>/<version>/ bundles that receives the bundle; made where there is none."
     )
     name: str | None = Field(
-        None, description="Name of the model. None means the run folder's; give one to serve it under another."
+        None, description="Name of the model. Without it: the run folder's; give one to serve it under another."
     )
     golden: Path | None = Field(
         None,
         description="Folder of JPEG, PNG or WebP images, at least 16, that prove the bundle wherever it is loaded. "
-        "None means generated ones; the graph is verified on them too, and images like those to be served prove more.",
+        "Without it: generated ones; the graph is verified on them too, and images like those to be served prove more.",
     )
 
     def cli_cmd(self) -> None:

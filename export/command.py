@@ -31,7 +31,9 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         flag = str(first["loc"][-1]).replace("_", "-")
-        sys.stderr.write(f"{name}: error: --{flag}: {first['msg']}\n")
+        missing = first["type"] == "missing"
+        what = f"Expected --{flag}. Received: none. See --help" if missing else f"--{flag}: {first['msg']}"
+        sys.stderr.write(f"{name}: error: {what}\n")
         return FAILED
     except (expected, ExportError, VertebraError, OSError) as error:
         sys.stderr.write(f"{name}: error: {error}\n")

@@ -213,6 +213,9 @@ def read(path: Path) -> Run:
     """
     try:
         text = (path / RUN).read_bytes()
+    except FileNotFoundError as error:
+        received = f"{path}, which has none" if path.is_dir() else f"{path}, which does not exist"
+        raise RunError(f"Expected a run: a folder with {RUN}. Received: {received}.") from error
     except OSError as error:
         raise RunError(f"Expected a run: a folder with {RUN}. Received: {path}: {error.strerror}.") from error
     try:

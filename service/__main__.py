@@ -51,6 +51,8 @@ def _leave_what_cannot_be_stopped() -> None:
 
 def _line(error: ErrorDetails) -> str:
     setting = ".".join(map(str, error["loc"])) or "settings"
+    if error["type"] == "missing":
+        return f"Expected --{setting.replace('_', '-')}. Received: none. See vertebra-serve --help"
     return f"{setting}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -230,6 +230,10 @@ class Batcher:
         ahead += sum(running_s > deadline_s for running_s in self._running_s)
         needed_s = (ahead + images) * self.seconds_per_image if self.admitted else 0.0
         left_s = deadline_s - self._clock()
+        if left_s <= 0:
+            raise DeadlineUnreachable(
+                f"Expected a deadline to come. Received: one that passed {-left_s * 1000:.0f} ms ago."
+            )
         if needed_s > left_s:
             raise DeadlineUnreachable(
                 f"Expected at least {needed_s * 1000:.0f} ms until the deadline. Received: {left_s * 1000:.0f} ms."

@@ -98,7 +98,7 @@ class Model:
             case Loading():
                 raise NotReady(f"Expected {self.name!r} to be ready. Received: it is being loaded.", _LOADING_RETRY_S)
             case Failed():
-                raise NotReady(f"Expected {self.name!r} to be ready. Received: it failed to load (see ListModels).")
+                raise NotReady(f"Expected {self.name!r} to be ready. Received: it failed to load; ListModels says why.")
             case Ready() as ready:
                 space = ready.bundle.embedding.embedding_space_id
                 if expected_embedding_space_id not in ("", space):

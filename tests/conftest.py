@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--imagenet-samples",
         type=Path,
-        default=os.environ.get("IMAGENET_SAMPLES"),
+        default=os.environ.get("IMAGENET_SAMPLES") or None,
         help="imagenet-samples.tar or its folder: one image for each of the 1,000 ImageNet classes",
     )
 

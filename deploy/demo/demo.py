@@ -162,7 +162,7 @@ def read_log() -> list[dict[str, Any]]:
 
 def ask(addresses: Addresses, photographs: list[Path]) -> None:
     """Ask about each photograph and print the answers."""
-    print(f"{'image':<12} {'label':<28} {'probability':>11}   {'milliseconds':<40}")
+    print(f"{'image':<12} {'label':<28} {'probability':>11}   milliseconds")
     embeddings = []
     with Client(addresses.grpc) as client:
         for photograph in photographs:

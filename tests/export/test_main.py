@@ -59,7 +59,7 @@ def test_an_expected_error_is_one_line(call: Call, tmp_path: Path, capsys: pytes
 
 def test_a_missing_flag_is_named(call: Call, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tiny_run) == 2
-    assert capsys.readouterr().err == "vertebra-export: error: --repository: Field required\n"
+    assert capsys.readouterr().err == "vertebra-export: error: Expected --repository. Received: none. See --help\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["run", "--colour"]])

@@ -40,8 +40,10 @@ def test_geometry_is_stored_as_a_manifest_has_it(tiny_run: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"Expected a run: a folder with run.json. Received: .*: No such file"):
+    with pytest.raises(RunError, match=r"Expected a run: a folder with run.json. Received: .*, which has none\."):
         run.read(tmp_path)
+    with pytest.raises(RunError, match=r"Expected a run: .* Received: .*nowhere, which does not exist\."):
+        run.read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

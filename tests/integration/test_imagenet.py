@@ -29,8 +29,9 @@ def samples(request: pytest.FixtureRequest) -> list[tuple[str, bytes]]:
     path: Path | None = request.config.getoption("--imagenet-samples")
     if path is None:
         pytest.skip("no path was given: --imagenet-samples PATH or IMAGENET_SAMPLES=PATH")
+    assert Path(path).exists(), f"--imagenet-samples: {path}, no such file or folder"
     samples = read_samples(Path(path))
-    assert len(samples) == 1000
+    assert len(samples) == 1000, f"expected 1,000 files n*.JPEG in {path}, found {len(samples)}"
     return samples
 
 

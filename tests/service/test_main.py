@@ -39,7 +39,7 @@ def test_what_kubernetes_puts_into_the_environment_is_no_setting(monkeypatch: py
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "repository: Field required"),
+        ([], "Expected --repository. Received: none. See vertebra-serve --help"),
         (["--repository", "x", "--max-batch", "0"], "max_batch: Input should be greater than or equal to 1"),
         (["--repository", "x", "--max-images", "999"], "settings: Expected max_images to be at most queue_limit, 128"),
         (

@@ -40,8 +40,8 @@ def test_refresh_rebuilds_the_program(
     ("arguments", "message"),
     [
         (["as-is", "nope", "--out", "run"], "Expected one of the backbones efficientnet_lite0. Received: nope."),
-        (["as-is", "efficientnet_lite0"], "--out: Field required"),
-        (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere: No such file or"),
+        (["as-is", "efficientnet_lite0"], "Expected --out. Received: none. See --help"),
+        (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
         ([], "Expected a command, as-is or refresh. Received: none."),
     ],
 )

@@ -54,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     every = argparse.ArgumentParser(add_help=False)
-    every.add_argument("address", metavar="ADDRESS", help="host:port of the server")
-    every.add_argument("--deadline", type=seconds, default=30.0, metavar="S", help="seconds a request (30)")
+    every.add_argument("address", type=address, metavar="ADDRESS", help="host:port of the server")
+    every.add_argument(
+        "--deadline", type=seconds, default=30.0, metavar="S", help="seconds to wait for a request (default 30)"
+    )
     every.add_argument("--json", action="store_true", help="print one JSON document")
     asking = argparse.ArgumentParser(add_help=False, parents=[every])
     asking.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or WebP files")
@@ -65,14 +67,29 @@ def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser(prog="vertebra-client", description="Ask a Vertebra server about images.")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
     labels = commands.add_parser("classify", parents=[asking], help="print the most probable labels of images")
-    labels.add_argument("--top-k", type=uint32, default=5, metavar="K", help="labels an image, at most (5)")
-    labels.add_argument("--min-probability", type=float, default=0.0, metavar="P", help="print none below it (0)")
+    labels.add_argument(
+        "--top-k", type=uint32, default=5, metavar="K", help="at most this many labels for an image (default 5)"
+    )
+    labels.add_argument(
+        "--min-probability",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="leave out less probable labels, 0 to 1 (default 0)",
+    )
     labels.set_defaults(command=classify)
     vectors = commands.add_parser("embed", parents=[asking], help="print the embeddings of images")
     vectors.set_defaults(command=embed)
     models = commands.add_parser("models", parents=[every], help="print the models of the server")
     models.set_defaults(command=list_models)
     return program
+
+
+def address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or "/" in text or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"Expected host:port. Received: {text!r}.")
+    return text
 
 
 def seconds(text: str) -> float:
