@@ -28,7 +28,7 @@ def _origin(name: str) -> dict[str, object]:
     return {
         "command": f"python -m tests.benchmarks.{name}",
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no").splitlines()),
+        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", ":!*/results/*").splitlines()),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _processor(),
         "usable_cpus": cpu.usable(),
