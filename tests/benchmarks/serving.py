@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -40,6 +40,7 @@ from tests.benchmarks import echo, pictures, results
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 CALLERS = (1, 16)
+ANALYZE = "/vertebra.v1.Vision/Analyze"
 BATCH_SIZES = (1, 2, 4, 8, 16)
 Stages = dict[str, dict[str, float]]
 OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -56,6 +57,16 @@ class Load:
     client_cpu_ms: float
 
 
+@dataclass(frozen=True)
+class Server:
+    """A process that answers, and where; the rest is the service's alone."""
+
+    process: psutil.Process
+    address: str
+    metrics_address: str = ""
+    max_batch: int = 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
@@ -70,20 +81,21 @@ def main() -> None:
     bundle = bundles.load(path)
     engine = Engine(bundle.graph, cpu.usable())
     batch = best_batch(bundle, engine, files)
+    requests = [request_for(file) for file in files]
     rounds = []
-    with served(arguments.repository) as (server, grpc_address, metrics_address):
-        requests = [request_for(file) for file in files]
-        answer_bytes = asyncio.run(one_answer(grpc_address, requests[0]))
-        with echoing(answer_bytes) as (echo_server, echo_address):
-            for number in range(arguments.rounds):
+    for number in range(arguments.rounds):
+        # Fresh processes each round: what a process learns at warm-up, and where its memory lies, makes a difference.
+        with served(arguments.repository) as service:
+            answer_bytes = asyncio.run(one_answer(service.address, requests[0]))
+            with echoing(answer_bytes) as echo_server:
                 figures: dict[str, object] = {"limit": limit(bundle, engine, files, batch)}
                 for callers in CALLERS:
-                    figures[f"echo_{callers}"] = asdict(load_echo(echo_server, echo_address, requests, callers))
-                    before = stage_totals(metrics_address)
-                    figures[f"service_{callers}"] = asdict(load_service(server, grpc_address, requests, callers))
-                    figures[f"stages_{callers}"] = stage_means(before, stage_totals(metrics_address))
-                rounds.append(figures)
-                print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+                    figures[f"echo_{callers}"] = asdict(load_from(echo_server, echo.METHOD, requests, callers))
+                    before = stage_totals(service.metrics_address)
+                    figures[f"service_{callers}"] = asdict(load_from(service, ANALYZE, requests, callers))
+                    figures[f"stages_{callers}"] = stage_means(before, stage_totals(service.metrics_address))
+        rounds.append(figures | {"max_batch": service.max_batch})
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
     summary = summarise(rounds)
     stages = {callers: medians([each[f"stages_{callers}"] for each in rounds]) for callers in CALLERS}
     facts = {
@@ -128,13 +140,8 @@ def limit(bundle: bundles.Bundle, engine: Engine, files: Sequence[bytes], batch:
         return len(files) / (time.perf_counter() - started_s)
 
 
-def load_service(server: psutil.Process, address: str, requests: Sequence[bytes], callers: int) -> Load:
-    method = "/vertebra.v1.Vision/Analyze"
-    return asyncio.run(load(server, address, method, requests, callers))
-
-
-def load_echo(server: psutil.Process, address: str, requests: Sequence[bytes], callers: int) -> Load:
-    return asyncio.run(load(server, address, echo.METHOD, requests, callers))
+def load_from(server: Server, method: str, requests: Sequence[bytes], callers: int) -> Load:
+    return asyncio.run(load(server.process, server.address, method, requests, callers))
 
 
 async def load(server: psutil.Process, address: str, method: str, requests: Sequence[bytes], callers: int) -> Load:
@@ -182,31 +189,32 @@ async def one_answer(address: str, request: bytes) -> int:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[tuple[psutil.Process, str, str]]:
+def served(repository: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "service", "--repository", str(repository)]
     command += ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        addresses = ("", "")
+        lines: dict[str, dict[str, Any]] = {}
         try:
             for text in process.stderr:
                 line = json.loads(text)
-                if line["message"] == "listening":
-                    addresses = (line["address"], line["metrics_address"])
-                if line["message"] == "serving":
+                lines[line["message"]] = line
+                if "serving" in lines:
                     break
-            yield psutil.Process(process.pid), *addresses
+            listening, ready = lines["listening"], lines["model ready"]
+            found = psutil.Process(process.pid)
+            yield Server(found, listening["address"], listening["metrics_address"], ready["max_batch"])
         finally:
             process.terminate()
 
 
 @contextmanager
-def echoing(answer_bytes: int) -> Iterator[tuple[psutil.Process, str]]:
+def echoing(answer_bytes: int) -> Iterator[Server]:
     command = [sys.executable, "-m", "tests.benchmarks.echo", str(answer_bytes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield psutil.Process(process.pid), f"127.0.0.1:{process.stdout.readline().strip()}"
+            yield Server(psutil.Process(process.pid), f"127.0.0.1:{process.stdout.readline().strip()}")
         finally:
             process.terminate()
 
@@ -245,6 +253,7 @@ def summarise(rounds: Sequence[dict[str, object]]) -> dict[str, dict[str, float]
         }
         ratios = [each.images_per_s / limit for each, limit in zip(loads, limits, strict=True)]
         summary[cell]["of_limit"] = statistics.median(ratios)
+        summary[cell]["of_limit_lowest"], summary[cell]["of_limit_highest"] = min(ratios), max(ratios)
     return summary
 
 
