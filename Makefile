@@ -43,6 +43,7 @@ lint: .venv/dev
 bench: .venv/dev .demo/models/imagenet/1/manifest.json
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.startup
+	$(if $(IMAGENET_SAMPLES),$(BIN)/python -m tests.benchmarks.accuracy $(IMAGES))
 	$(BIN)/python -m tests.benchmarks.decode $(IMAGES)
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.serving $(IMAGES)

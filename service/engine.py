@@ -1,8 +1,8 @@
 """Runs one ONNX graph with ONNX Runtime, `uint8 [N, H, W, 3]` to named arrays; reads no settings, knows no model names.
 
 Measured on two cores with Lite0 (tests/benchmarks/engine.py): at the batch sizes that pay, the CPU memory arena gains a
-few per cent, and at batch 16 it holds twice the memory, in every session. Spinning threads gain a fifth on idle cores and
-lose a third beside a busy neighbour, which the decoders are.
+few per cent, and at batch 16 it holds twice the memory, in every session. Spinning threads gain a fifth on idle cores
+and lose a third beside a busy neighbour, which the decoders are.
 """
 
 import os
