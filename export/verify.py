@@ -1,6 +1,5 @@
 """Holds an ONNX graph against torch, through the very engine that will serve it; writes nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +7,8 @@ from numpy.typing import NDArray
 
 from export.errors import Disagreement
 from export.run import LOGITS
+from service import proof
 from service.engine import Arrays, Engine
-from service.proof import agreement
 
 BATCH_SIZES = (1, 3, 8)
 
@@ -25,7 +24,6 @@ class Bound:
 # A cosine forgives one wrong number among a thousand: no number of an fp32 graph may differ by more than this part of
 # the largest one. EfficientNet-Lite0 differs by a millionth.
 LARGEST_FP32_DIFFERENCE = 1e-3
-
 
 FP32 = Bound(lowest_cosine=0.9999, mean_cosine=0.9999)
 # Sixteen bits lose in the last digits, eight bits in the tails; a wrong engine loses much more than either.
@@ -67,7 +65,7 @@ def verify(engine: Engine, pixels: NDArray[np.uint8], expected: Arrays) -> list[
     """
     found = []
     for batch_size in BATCH_SIZES:
-        answers = _run(engine, pixels, batch_size)
+        answers = proof.run(engine, pixels, batch_size)
         found += [_compare(name, batch_size, answers[name], expected[name]) for name in engine.outputs]
     for each in found:
         if each.lowest_cosine < FP32.lowest_cosine or each.mean_cosine < FP32.mean_cosine:
@@ -90,16 +88,10 @@ def _check_difference(found: Verification, expected: NDArray[np.float32]) -> Non
         )
 
 
-def _run(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> Arrays:
-    starts: Sequence[int] = range(0, len(pixels), batch_size)
-    parts = [engine.run(pixels[start : start + batch_size]) for start in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in engine.outputs}
-
-
 def _compare(output: str, batch_size: int, answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Verification:
     if answers.shape != expected.shape:
         raise Disagreement(f"Expected {output} as {list(expected.shape)}. Received: {list(answers.shape)}.")
-    near = agreement(output, answers, expected)
+    near = proof.agreement(output, answers, expected)
     same = float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean()) if output == LOGITS else 0.0
     difference = float(np.abs(answers - expected).max())
     return Verification(output, batch_size, near.lowest_cosine, near.mean_cosine, difference, same)

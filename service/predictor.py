@@ -4,7 +4,6 @@ admit  ─>  decode (threads)  ─>  batcher  ─>  engine  ─>  answers
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -188,7 +187,7 @@ class Predictor:
 def _check(question: Question) -> None:
     if not question.images:
         raise BadRequest("Expected at least 1 image. Received: 0.")
-    if not 0.0 <= question.min_probability <= 1.0 or math.isnan(question.min_probability):
+    if not 0.0 <= question.min_probability <= 1.0:
         raise BadRequest(f"Expected min_probability in [0, 1]. Received: {question.min_probability}.")
 
 

@@ -10,6 +10,7 @@ from service import image
 from service.bundle import Bundle, Precision
 from service.engine import Arrays, Engine
 from service.errors import BadImage, BundleError
+from vertebra.v1 import bundle_pb2
 
 # Golden images are our own and were checked by digest: nothing about them needs a bound.
 _NO_LIMITS = image.ImageLimits(max_bytes=2**31, max_pixels=2**31)
@@ -60,7 +61,7 @@ def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
             f"Expected a graph that takes {list(made)}, as the geometry has it. Received: {engine.shape}."
         )
     expected = _expected(bundle)
-    answers = _answers(bundle, engine)
+    answers = run(engine, pixels(bundle), _BATCH)
     bound = _bound(bundle)
     agreements = []
     for output in (bundle.logits, bundle.embedding):
@@ -78,6 +79,21 @@ def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
             )
         agreements.append(found)
     return agreements
+
+
+def run(engine: Engine, pixels: NDArray[np.uint8], batch_size: int) -> Arrays:
+    """Run images through an engine, so many at a time.
+
+    Args:
+        engine: The engine.
+        pixels: `uint8 [images, H, W, 3]`.
+        batch_size: The most that are run at once, at least 1.
+
+    Returns:
+        For each output its float32 `[images, ...]` array.
+    """
+    parts = [engine.run(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in engine.outputs}
 
 
 def pixels(bundle: Bundle) -> NDArray[np.uint8]:
@@ -99,12 +115,6 @@ def pixels(bundle: Bundle) -> NDArray[np.uint8]:
         raise BundleError(f"Expected golden images that can be read. Received: {error}") from error
 
 
-def _answers(bundle: Bundle, engine: Engine) -> Arrays:
-    batch = pixels(bundle)
-    runs = [engine.run(batch[start : start + _BATCH]) for start in range(0, len(batch), _BATCH)]
-    return {name: np.concatenate([run[name] for run in runs]) for name in engine.outputs}
-
-
 def _expected(bundle: Bundle) -> Arrays:
     name = bundle.manifest.golden.expected_file
     try:
@@ -115,17 +125,11 @@ def _expected(bundle: Bundle) -> Arrays:
         raise BundleError(f"Expected {name} to be a NumPy .npz file of float32. Received: {error}") from error
 
 
-@dataclass(frozen=True)
-class _Bound:
-    lowest_cosine: float
-    mean_cosine: float
-
-
-def _bound(bundle: Bundle) -> _Bound:
+def _bound(bundle: Bundle) -> bundle_pb2.GoldenBound:
     # The CPU provider computes in the precision that the graph is stored in.
     for bound in bundle.manifest.golden.bounds:
         if bound.precision == bundle.precision:
-            return _Bound(bound.lowest_cosine, bound.mean_cosine)
+            return bound
     raise BundleError(f"Expected a golden bound for {Precision.Name(bundle.precision)}. Received: none.")
 
 
