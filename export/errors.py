@@ -1,6 +1,7 @@
 """Every error that export raises on purpose, as one tree; the service's own (BundleError, BadImage) pass through it.
 
 ExportError
+├── DataError       labelled images are not what they must be: nothing there, one class, files that cannot be read
 ├── RunError        a folder is no run, or was changed since it was written
 ├── ProgramError    the program of a run is missing, stale, or of another torch
 ├── GraphError      the ONNX graph is not what a bundle promises
@@ -12,6 +13,10 @@ ExportError
 
 class ExportError(Exception):
     """The root of all errors that export raises on purpose."""
+
+
+class DataError(ExportError):
+    """Labelled images are not what they must be: nothing there, one class, files that cannot be read."""
 
 
 class RunError(ExportError):

@@ -1,19 +1,22 @@
 """Tells a person which step runs and for how long; does not know what the steps do."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance: TypeAlias = Callable[[int], None]  # told how many more are done
 
 
 class Steps:
     """The named steps of one command, counted.
 
-    On a terminal a step shows a moving bar and its time while it runs; a log file gets only the line of each finished
-    step: `  3/6  convert to ONNX            12.4 s`. How far torch is with an export cannot be asked, so the bar moves
-    without an end.
+    On a terminal a step shows a bar and its time while it runs; a log file gets only the line of each finished step:
+    `  3/6  convert to ONNX            12.4 s`. How far torch is with an export cannot be asked, so the bar of a step
+    without a total moves without an end.
 
     Args:
         total: How many steps there will be.
@@ -26,13 +29,23 @@ class Steps:
         self._done = 0
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Show that the step `name` runs while the block does, and how long it took. A failed step leaves no line."""
+    def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Show that a step runs while the block does, and how long it took. A failed step leaves no line.
+
+        Args:
+            name: What the step does.
+            total: How much there is to do, where that is known.
+
+        Yields:
+            Tells the bar how much more of the total is done.
+        """
         self._done += 1
         place = f"{self._done:>3}/{self._total}  {name}"
         started = time.perf_counter()
-        columns = (TextColumn("{task.description}"), SpinnerColumn(), BarColumn(20), TimeElapsedColumn())
+        columns = [TextColumn("{task.description}"), SpinnerColumn(), BarColumn(20), TimeElapsedColumn()]
+        if total is not None:
+            columns += [TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()]
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
-            bar.add_task(f"{place:<32}", total=None)
-            yield
+            task = bar.add_task(f"{place:<32}", total=total)
+            yield lambda done: bar.advance(task, done)
         self._console.print(f"{place:<32}{time.perf_counter() - started:>7.1f} s", highlight=False, markup=False)

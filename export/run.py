@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from safetensors.torch import save as serialize
 
 from export import program, staging
 from export.errors import RunError
+from export.labelled import labels_sha256
 from service.bundle import CropGeometry, crop_geometry, sha256_of
 from service.errors import BundleError
 from vertebra.v1 import bundle_pb2
@@ -90,6 +92,14 @@ class Stage(_Frozen):
     module: str
 
 
+class Probe(_Frozen):
+    """A place inside a backbone that only heads read, as the mean over its cells; `module` gives it, in timm."""
+
+    name: str
+    channels: int
+    module: str
+
+
 class Recipe(_Frozen):
     """How a backbone was pretrained, and where that is written; learning rates of a fine-tune are derived from it."""
 
@@ -111,7 +121,12 @@ class Backbone(_Frozen):
     licence: str
     weights_sha256: Sha256
     stages: tuple[Stage, ...]
+    probes: tuple[Probe, ...]
     recipe: Recipe
+
+    def taps(self) -> tuple[str, ...]:
+        """The names of all that a head may read."""
+        return (*(stage.name for stage in self.stages), *(probe.name for probe in self.probes), EMBEDDING)
 
 
 class Output(_Frozen):
@@ -125,10 +140,25 @@ class Output(_Frozen):
     pooling: Literal["avg"] | None = None
 
 
+class Head(_Frozen):
+    """What makes logits of the taps: with backbone and weights, enough to build the model again.
+
+    Attributes:
+        kind: "linear" takes the taps one after the other through one linear layer, "mlp" through two with a ReLU
+            between them, "cosine" takes the cosine to a prototype of each class.
+        taps: The stages and probes that it reads, each as the mean over its cells, and the embedding.
+        hidden: The width between the two layers of an mlp.
+    """
+
+    kind: Literal["linear", "mlp", "cosine"]
+    taps: Annotated[tuple[str, ...], Field(min_length=1)]
+    hidden: int | None = None
+
+
 class Decision(_Frozen):
     """Which regime a model was made with, and why."""
 
-    name: Literal["as-is"]
+    name: Literal["as-is", "small-similar"]
     reason: str
 
 
@@ -137,20 +167,25 @@ class Run(_Frozen):
 
     Attributes:
         created_time: When the weights were final, in UTC.
+        trained: The tensors that training made; all others are the pretrained file's, bit by bit.
         labels: The class names by column of the logits.
+        labels_sha256: Names the label map; see labelled.labels_sha256.
         outputs: What the program answers, in its order.
         metrics: What was measured on held-out images, by name; empty where nothing was.
         data_sha256: Names the images that the model learnt from; None where it learnt from none.
         weights_sha256: The digest of the weights file.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     created_time: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     regime: Decision
     backbone: Backbone
     geometry: Geometry
     scaling: Scaling
+    head: Head
+    trained: tuple[str, ...]
     labels: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    labels_sha256: Sha256
     outputs: tuple[Output, ...]
     metrics: Mapping[str, float]
     data_sha256: Sha256 | None
@@ -161,6 +196,12 @@ class Run(_Frozen):
         shape = self.output(LOGITS).shape
         if shape != (len(self.labels),):
             raise ValueError(f"Expected a label for each column of the logits {list(shape)}. Got {len(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_label_map_that_was_trained(self) -> "Run":
+        if (received := labels_sha256(self.labels)) != self.labels_sha256:
+            raise ValueError(f"Expected labels with the SHA-256 {self.labels_sha256}. Got labels with {received}")
         return self
 
     def output(self, name: str) -> Output:
@@ -180,13 +221,16 @@ def _weights_file(model: torch.export.ExportedProgram) -> bytes:
     return serialize({name: tensor.contiguous() for name, tensor in model.state_dict.items()})
 
 
-def write(path: Path, run: Run, model: torch.export.ExportedProgram) -> None:
+def write(
+    path: Path, run: Run, model: torch.export.ExportedProgram, reports: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write a run's folder, whole or not at all.
 
     Args:
         path: The folder, which must not exist.
         run: What is known of the model.
         model: Its program, with the run's outputs in their order.
+        reports: Texts to lie beside it, by file name.
 
     Raises:
         RunError: The run contradicts the program.
@@ -196,6 +240,8 @@ def write(path: Path, run: Run, model: torch.export.ExportedProgram) -> None:
     with staging.staged(path, beside=path.parent) as folder:
         (folder / WEIGHTS).write_bytes(_weights_file(model))
         program.save(model, folder / PROGRAM, run.weights_sha256)
+        for name, text in reports.items():
+            (folder / name).write_text(text, encoding="utf-8")
         (folder / RUN).write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -223,7 +269,7 @@ def read(path: Path) -> Run:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise RunError(f"Expected {path / RUN} to be a run of format 1. Received: {place}: {first['msg']}.") from error
+        raise RunError(f"Expected {path / RUN} to be a run of format 2. Received: {place}: {first['msg']}.") from error
     try:
         received = sha256_of(path / WEIGHTS)
     except OSError as error:

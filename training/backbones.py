@@ -6,16 +6,21 @@ backbone without one cannot be registered, and weights that do not have the card
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 
-from export.run import Backbone, Recipe, Scaling, Stage
+from export.run import Backbone, Probe, Recipe, Scaling, Stage
 from service.bundle import CropGeometry, Interpolation, sha256_of
 from training.errors import BackboneError
+
+# The mean over both sides: one node in a graph, where timm's adaptive pooling takes eight.
+_POOLING = "fast"
+_LARGEST_CROP_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,36 @@ def _first_word(words: str) -> str:
     return words.split(",", maxsplit=1)[0]
 
 
+def sized(chosen: Card, resize_px: int | None, crop_px: int | None) -> CropGeometry:
+    """A backbone's own geometry, or another size of it.
+
+    Args:
+        chosen: The backbone's card.
+        resize_px: What the shorter side becomes; None for the card's, in proportion to the crop.
+        crop_px: The side of the square that is cut out; None for the card's.
+
+    Returns:
+        The geometry.
+
+    Raises:
+        BackboneError: The backbone cannot see such a crop, or the crop is larger than what it is cut from.
+    """
+    own = chosen.geometry
+    crop = crop_px or own.crop_height_px
+    resize = resize_px or round(own.resize_shorter_px * crop / own.crop_height_px)
+    coarsest = max(stage.stride for stage in chosen.backbone.stages)
+    if crop % coarsest or not 2 * coarsest <= crop <= _LARGEST_CROP_PX:
+        raise BackboneError(
+            f"Expected a crop of {2 * coarsest} to {_LARGEST_CROP_PX} pixels, a multiple of {coarsest}, for "
+            f"{chosen.backbone.name}. Received: {crop}."
+        )
+    if not crop <= resize <= _LARGEST_CROP_PX * 2:
+        raise BackboneError(
+            f"Expected a resize of {crop} (the crop) to {_LARGEST_CROP_PX * 2} pixels. Received: {resize}."
+        )
+    return replace(own, resize_shorter_px=resize, crop_height_px=crop, crop_width_px=crop)
+
+
 def pretrained(chosen: Card) -> torch.nn.Module:
     """Build a backbone with its pretrained weights and its original head.
 
@@ -89,14 +124,28 @@ def build(architecture: str, columns: int) -> torch.nn.Module:
 
     Args:
         architecture: timm's name.
-        columns: How many columns its logits have.
+        columns: How many columns its logits have; 0 for no classifier.
 
     Returns:
         The module, in eval mode.
     """
-    # "fast" is the mean over both sides: one node in a graph, where adaptive pooling takes eight.
-    module: torch.nn.Module = timm.create_model(architecture, num_classes=columns, global_pool="fast")
+    module: torch.nn.Module = timm.create_model(architecture, num_classes=columns, global_pool=_POOLING)
     return module.eval()
+
+
+def parted(module: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
+    """Take the classifier off a backbone.
+
+    Args:
+        module: A module of timm; it is changed.
+
+    Returns:
+        The module without its classifier, and the classifier: `[N, D]` to `[N, columns]`.
+    """
+    whole: Any = module  # torch's types do not know the methods that timm's modules have beside forward
+    classifier: torch.nn.Linear = whole.get_classifier()
+    whole.reset_classifier(0, _POOLING)
+    return module, classifier
 
 
 def renamed(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -160,6 +209,15 @@ _EFFICIENTNET_LITE0 = Card(
             Stage(name="c3", stride=8, channels=40, module="blocks.2"),
             Stage(name="c4", stride=16, channels=112, module="blocks.4"),
             Stage(name="c5", stride=32, channels=320, module="blocks.6"),
+        ),
+        # Where the late blocks are at their widest: behind their depthwise convolutions, before the projections.
+        probes=tuple(
+            Probe(name=f"b{block}", channels=channels, module=f"blocks.{block}.bn2")
+            for block, channels in (
+                *(("4.0", 480), ("4.1", 672), ("4.2", 672)),
+                *(("5.0", 672), ("5.1", 1152), ("5.2", 1152), ("5.3", 1152)),
+                ("6.0", 1152),
+            )
         ),
         recipe=Recipe(
             source="arXiv:1905.11946, section 5.2; defaults of models/official/efficientnet/main.py in tensorflow/tpu",

@@ -1,7 +1,10 @@
 """Every error that training raises on purpose, as one tree; export's (RunError, TargetError) pass through it.
 
 TrainingError
-└── BackboneError    no such backbone, or its pretrained weights are missing or not what its card says
+├── BackboneError    no such backbone, or its pretrained weights are missing or not what its card says
+├── FrozenError      what was to stay as it was pretrained has changed
+├── CacheError       the cache cannot be read or written
+└── HeadError        no head can be trained as it was asked for
 """
 
 
@@ -11,3 +14,15 @@ class TrainingError(Exception):
 
 class BackboneError(TrainingError):
     """No such backbone, or its pretrained weights are missing or not what its card says."""
+
+
+class FrozenError(TrainingError):
+    """What was to stay as it was pretrained has changed."""
+
+
+class CacheError(TrainingError):
+    """The cache cannot be read or written."""
+
+
+class HeadError(TrainingError):
+    """No head can be trained as it was asked for."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from export import program, run
 from export.progress import Steps
-from training import backbones
+from export.run import EMBEDDING
+from training import backbones, heads
 from training.errors import BackboneError
 from training.served import Served
 
@@ -22,9 +23,14 @@ def refresh(path: Path, steps: Steps) -> None:
     """
     with steps.step("read the run"):
         described = run.read(path)
+        card = described.backbone
+        widths = {stage.name: stage.channels for stage in card.stages}
+        widths |= {probe.name: probe.channels for probe in card.probes}
+        widths[EMBEDDING] = described.output(EMBEDDING).shape[0]
         module = Served(
-            backbones.build(described.backbone.architecture, len(described.labels)),
-            described.backbone,
+            backbones.build(card.architecture, 0),
+            heads.build(described.head, widths, len(described.labels)),
+            card,
             described.scaling,
         )
         try:

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from export import program, run, staging
+from export.labelled import labels_sha256
 from export.progress import Steps
-from training import backbones
+from export.run import EMBEDDING
+from training import backbones, heads
+from training.backbones import Card
 from training.served import Served, describe
 
 
@@ -26,7 +29,7 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
     card = backbones.card(name)
     staging.refuse_existing(out)
     with steps.step("load pretrained weights"):
-        module = Served(backbones.pretrained(card), card.backbone, card.scaling)
+        module = original(card)
     with steps.step("trace the model"):
         model = program.trace(module, card.geometry)
     with steps.step("write the run"):
@@ -35,7 +38,10 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
             backbone=card.backbone,
             geometry=card.geometry,
             scaling=card.scaling,
+            head=run.Head(kind="linear", taps=(EMBEDDING,)),
+            trained=(),
             labels=card.labels(),
+            labels_sha256=labels_sha256(card.labels()),
             outputs=describe(model, card.backbone),
             metrics={},
             data_sha256=None,
@@ -43,3 +49,11 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
         )
         run.write(out, made, model)
     return made
+
+
+def original(card: Card) -> Served:
+    """The published model of a backbone, with its own head."""
+    backbone, classifier = backbones.parted(backbones.pretrained(card))
+    head = heads.LinearHead((EMBEDDING,), classifier.in_features, classifier.out_features)
+    head.linear = classifier
+    return Served(backbone, head, card.backbone, card.scaling)

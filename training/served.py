@@ -1,37 +1,31 @@
 """The model as it is served: pixels in, every output out; does not know how its weights came about."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from export import program
 from export.run import EMBEDDING, LOGITS, Backbone, Output, Scaling
+from training.taps import Trunk, pooled
 
 
 class Served(nn.Module):
-    """A backbone between its scaling and its outputs.
+    """A frozen backbone and the head that reads its taps.
 
     Args:
-        backbone: A module of timm with a head.
-        card: Names its stages.
-        scaling: How its input is made of pixels.
+        backbone: As a Trunk takes it, like card and scaling.
+        head: Makes logits `[N, labels]` of the pooled taps, by name.
+        card: Names the stages, which are served, and the probes, which are not.
+        scaling: How pixels are scaled.
     """
 
-    backbone: Any  # torch's types do not know the methods that timm's modules have beside forward
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, backbone: nn.Module, card: Backbone, scaling: Scaling) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, card: Backbone, scaling: Scaling) -> None:
         super().__init__()
-        self.backbone = backbone
-        self._stages = tuple(stage.name for stage in card.stages)
-        # A run keeps its scaling in words; beside the weights it would be a second truth.
-        self.register_buffer("mean", _channels(scaling.mean), persistent=False)
-        self.register_buffer("deviation", _channels(scaling.deviation), persistent=False)
+        self.trunk = Trunk(backbone, card, scaling)
+        self.head = head
+        self._served = (*(stage.name for stage in card.stages), EMBEDDING)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Run the backbone once.
+        """Run backbone and head once.
 
         Args:
             pixels: uint8 `[N, H, W, 3]`, RGB.
@@ -40,12 +34,8 @@ class Served(nn.Module):
             The feature map of every stage `[N, channels, H / stride, W / stride]`, the embedding `[N, D]` and the
             logits `[N, labels]`, by name.
         """
-        x = pixels.permute(0, 3, 1, 2).float()  # [N, 3, H, W], 0 to 255
-        x = (x - self.mean) / self.deviation
-        features, maps = self.backbone.forward_intermediates(x)
-        embedding = self.backbone.forward_head(features, pre_logits=True)  # [N, D]
-        logits = self.backbone.get_classifier()(embedding)  # [N, labels]
-        return {**dict(zip(self._stages, maps, strict=True)), EMBEDDING: embedding, LOGITS: logits}
+        answers = self.trunk(pixels)
+        return {**{name: answers[name] for name in self._served}, LOGITS: self.head(pooled(answers))}
 
 
 def describe(model: torch.export.ExportedProgram, card: Backbone) -> tuple[Output, ...]:
@@ -60,7 +50,3 @@ def _output(name: str, shape: tuple[int, ...], strides: dict[str, int]) -> Outpu
     if name == EMBEDDING:
         return Output(name=name, kind="embedding", shape=shape, tap="pooled", pooling="avg")
     return Output(name=name, kind="feature_map", shape=shape, tap=name, stride=strides[name])
-
-
-def _channels(values: tuple[float, float, float]) -> Tensor:
-    return (torch.tensor(values) * 255).reshape(1, 3, 1, 1)

@@ -87,7 +87,7 @@ def make_model(photographs: list[Path]) -> None:
         print(f"Using the model that an earlier run made: {MODELS / 'imagenet/1'}", flush=True)
         return
     cut_golden(photographs)
-    run("vertebra-export", str(RUN), "--repository", str(MODELS), "--golden", str(GOLDEN))
+    run("vertebra-export", "bundle", str(RUN), "--repository", str(MODELS), "--golden", str(GOLDEN))
 
 
 def cut_golden(photographs: list[Path]) -> None:

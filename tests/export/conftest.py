@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from export import bundle, program, run
+from export.labelled import labels_sha256
 from export.progress import Steps
 from service.bundle import CropGeometry, Interpolation
 
@@ -23,6 +24,7 @@ BACKBONE = run.Backbone(
     licence="Apache-2.0",
     weights_sha256="0" * 64,
     stages=(run.Stage(name="c2", stride=4, channels=8, module="second"),),
+    probes=(),
     recipe=run.Recipe(
         source="none",
         data="none",
@@ -65,7 +67,10 @@ def describe(model: torch.export.ExportedProgram) -> run.Run:
         backbone=BACKBONE,
         geometry=GEOMETRY,
         scaling=SCALING,
+        head=run.Head(kind="linear", taps=("embedding",)),
+        trained=(),
         labels=LABELS,
+        labels_sha256=labels_sha256(LABELS),
         outputs=OUTPUTS,
         metrics={},
         data_sha256=None,

@@ -27,7 +27,7 @@ class Call:
 def test_it_writes_a_bundle_and_says_how_near_it_came(
     call: Call, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(tiny_run, "--repository", tmp_path / "models") == 0
+    assert call("bundle", tiny_run, "--repository", tmp_path / "models") == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].split("  ")[0] == "output"
@@ -45,12 +45,12 @@ def test_the_environment_fills_what_the_flags_leave(
     call: Call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERTEBRA_REPOSITORY", str(tmp_path / "models"))
-    assert call(tiny_run, "--name", "other") == 0
+    assert call("bundle", tiny_run, "--name", "other") == 0
     assert (tmp_path / "models/other/1/manifest.json").exists()
 
 
 def test_an_expected_error_is_one_line(call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(tmp_path, "--repository", tmp_path / "models", "--name", "x") == 2
+    assert call("bundle", tmp_path, "--repository", tmp_path / "models", "--name", "x") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1].startswith("vertebra-export: error: Expected a run: a folder with run.json.")
@@ -58,7 +58,7 @@ def test_an_expected_error_is_one_line(call: Call, tmp_path: Path, capsys: pytes
 
 
 def test_a_missing_flag_is_named(call: Call, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(tiny_run) == 2
+    assert call("bundle", tiny_run) == 2
     assert capsys.readouterr().err == "vertebra-export: error: Expected --repository. Received: none. See --help\n"
 
 
@@ -77,5 +77,5 @@ def test_ctrl_c_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bundle, "make", interrupt)
-    assert call(tiny_run, "--repository", tmp_path) == 130
+    assert call("bundle", tiny_run, "--repository", tmp_path) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "vertebra-export: interrupted"

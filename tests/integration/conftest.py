@@ -20,7 +20,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = shared / "runs" / "imagenet"
             for command in (
                 ["training", "as-is", "efficientnet_lite0", "--out", str(run)],
-                ["export", str(run), "--repository", str(repository)],
+                ["export", "bundle", str(run), "--repository", str(repository)],
             ):
                 subprocess.run([sys.executable, "-m", *command], check=True, timeout=110)
     return repository

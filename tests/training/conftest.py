@@ -33,6 +33,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Card:
             "name": "small",
             "architecture": "test_efficientnet",
             "weights_sha256": sha256_of(path),
+            "probes": (run.Probe(name="b4", channels=64, module="blocks.4"),),
             "stages": tuple(
                 run.Stage(name=f"c{index + 1}", stride=stride, channels=channels, module=f"blocks.{index}")
                 for index, (stride, channels) in enumerate(stages)

@@ -21,7 +21,7 @@ def test_as_is_writes_a_run_and_names_the_next_command(
     assert call(monkeypatch, "as-is", "small", "--out", out) == 0
     printed, err = capsys.readouterr()
     assert printed == (
-        f"Wrote {out}: small, 5 labels, as-is. Export it with: vertebra-export {out} --repository models\n"
+        f"Wrote {out}: small, 5 labels, as-is. Export it with: vertebra-export bundle {out} --repository models\n"
     )
     assert [line.split()[0] for line in err.splitlines()] == ["1/4", "2/4", "3/4", "4/4"]
     assert run.read(out).backbone.name == "small"
@@ -42,7 +42,7 @@ def test_refresh_rebuilds_the_program(
         (["as-is", "nope", "--out", "run"], "Expected one of the backbones efficientnet_lite0. Received: nope."),
         (["as-is", "efficientnet_lite0"], "Expected --out. Received: none. See --help"),
         (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
-        ([], "Expected a command, as-is or refresh. Received: none."),
+        ([], "Expected a command: fit, extract, describe, as-is or refresh. Received: none."),
     ],
 )
 def test_an_expected_error_is_one_line(

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from export import program
-from training import backbones
+from training import backbones, regimes
 from training.backbones import Card
-from training.served import Served, describe
+from training.served import describe
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,13 @@ def test_it_answers_what_the_backbone_does_on_scaled_pixels(small: Card, pixels:
     deviation = torch.tensor(small.scaling.deviation).reshape(1, 3, 1, 1)
     with torch.inference_mode():
         x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-        answers = Served(module, small.backbone, small.scaling)(pixels)
+        answers = regimes.original(small)(pixels)
         torch.testing.assert_close(answers["logits"], module(x), rtol=1e-5, atol=1e-5)
         assert list(answers) == ["c1", "c2", "c3", "c4", "c5", "embedding", "logits"]
 
 
 def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
-    model = program.trace(Served(backbones.pretrained(small), small.backbone, small.scaling), small.geometry)
+    model = program.trace(regimes.original(small), small.geometry)
     outputs = {output.name: output for output in describe(model, small.backbone)}
     for stage in small.backbone.stages:
         output = outputs[stage.name]
@@ -40,5 +40,5 @@ def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
 
 
 def test_scaling_is_not_among_the_weights(small: Card) -> None:
-    module = Served(backbones.pretrained(small), small.backbone, small.scaling)
-    assert all(name.startswith("backbone.") for name in module.state_dict())
+    module = regimes.original(small)
+    assert all(name.startswith(("trunk.module.", "head.linear.")) for name in module.state_dict())

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from vertebra.client import evaluate
 from vertebra.client.answers import Classification, Embedding, Response
 from vertebra.client.errors import ImageError, VertebraError
 from vertebra.client.sync import Client
@@ -19,6 +20,9 @@ from vertebra.client.table import aligned
 # file goes alone.
 CHUNK_IMAGES = 16
 CHUNK_BYTES = 32 * 2**20
+
+# The classes of the lowest recall that a table shows; JSON has all of them.
+WORST_CLASSES = 20
 
 OK, BROKEN_IMAGE, FAILED = 0, 1, 2  # exit codes; argparse leaves with 2 as well
 INTERRUPTED = 130  # what shells make of Ctrl-C
@@ -59,10 +63,11 @@ def parser() -> argparse.ArgumentParser:
         "--deadline", type=seconds, default=30.0, metavar="S", help="seconds to wait for a request (default 30)"
     )
     every.add_argument("--json", action="store_true", help="print one JSON document")
-    asking = argparse.ArgumentParser(add_help=False, parents=[every])
+    choosing = argparse.ArgumentParser(add_help=False, parents=[every])
+    choosing.add_argument("--model", default="", help="the model's name; needed where the server has several")
+    choosing.add_argument("--version", type=uint32, default=0, help="the model's version (the one that is served)")
+    asking = argparse.ArgumentParser(add_help=False, parents=[choosing])
     asking.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or WebP files")
-    asking.add_argument("--model", default="", help="the model's name; needed where the server has several")
-    asking.add_argument("--version", type=uint32, default=0, help="the model's version (the one that is served)")
 
     program = argparse.ArgumentParser(prog="vertebra-client", description="Ask a Vertebra server about images.")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
@@ -80,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
     labels.set_defaults(command=classify)
     vectors = commands.add_parser("embed", parents=[asking], help="print the embeddings of images")
     vectors.set_defaults(command=embed)
+    judged = commands.add_parser(
+        "evaluate", parents=[choosing], help="print how many labelled images are answered rightly"
+    )
+    judged.add_argument("folder", metavar="DIR", help="folder that holds a folder of images per class")
+    judged.set_defaults(command=judge)
     models = commands.add_parser("models", parents=[every], help="print the models of the server")
     models.set_defaults(command=list_models)
     return program
@@ -145,6 +155,45 @@ def vector_rows(answer: Embedding) -> list[Row]:
 
 def vector_json(answer: Embedding) -> Json:
     return {"embedding": answer.vector.tolist()}
+
+
+def judge(client: Client, arguments: argparse.Namespace) -> Outcome:
+    images = evaluate.read(arguments.folder)
+    requests = list(chunks(list(images)))
+    found = evaluate.evaluate(
+        client, images, requests, model=arguments.model, version=arguments.version, progress=show_progress
+    )
+    exit_code = BROKEN_IMAGE if found.broken else OK
+    if arguments.json:
+        return document(asdict(found)), exit_code
+    return judgement(found), exit_code
+
+
+def judgement(found: evaluate.Evaluation) -> str:
+    overall = [(name, *percent(ratio)) for name, ratio in (("top-1", found.top_1), ("top-5", found.top_5)) if ratio]
+    answered = sorted((each for each in found.classes if each.recall), key=lambda each: each.right / each.images)
+    classes = [(printable(each.label), f"{each.images:>6}", *percent(each.recall)) for each in answered[:WORST_CLASSES]]
+    errors = [(printable(each.file), f"error: {printable(each.message)}") for each in found.broken]
+    images = f"{found.images} image{'s' if found.images != 1 else ''}"
+    title = f"{found.model} version {found.version}, {images} answered, {len(errors)} broken\n"
+    if len(answered) > WORST_CLASSES:
+        title += f"the {WORST_CLASSES} classes of the lowest recall of {len(answered)} are shown\n"
+    rows = [("", "value", "95 % interval"), *overall]
+    header = ("class", "images", "recall", "95 % interval")
+    parts = [title, aligned(rows) if overall else "", aligned([header, *classes]) if classes else "", aligned(errors)]
+    return "\n".join(filter(None, parts))
+
+
+def percent(ratio: evaluate.Ratio | None) -> Row:
+    return (f"{ratio.value:6.1%}", f"{ratio.low:.1%} to {ratio.high:.1%}") if ratio else ()
+
+
+def show_progress(done: int, total: int) -> None:
+    # A log file needs no counter; the last one makes room for what is printed next.
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = f"{done}/{total} images"
+        sys.stderr.write("\r" + (text if done < total else " " * len(text) + "\r"))
+        sys.stderr.flush()
 
 
 def list_models(client: Client, arguments: argparse.Namespace) -> Outcome:

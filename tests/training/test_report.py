@@ -1,0 +1,405 @@
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.labelled import Split, labels_sha256
+from export.run import Decision as Regime
+from export.run import Head, Output, Run, Scaling
+from export.score import Bin, score, wilson
+from service.bundle import CropGeometry, Interpolation
+from training import backbones
+from training.report import HeldOut, render
+from training.result import (
+    Baseline,
+    Calibration,
+    Convergence,
+    Data,
+    Fault,
+    Features,
+    Frozen,
+    HeadResult,
+    Leak,
+    Result,
+    Trial,
+)
+
+INLINE = {"b", "strong", "em", "code", "a"}
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+HOSTILE = '"><script>alert(1)</script>{{ 7*7 }}'
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, its words, and whether every element that opens also closes in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+        self.words = " ".join(self.words.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag not in INLINE:
+            self.words += " "
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+class Training:
+    """What a training leaves, made up: two classes and eight images of which two are answered wrongly, unless told."""
+
+    def __init__(
+        self,
+        folder: Path,
+        expected: Sequence[int] = (0, 0, 0, 0, 1, 1, 1, 1),
+        answered: Sequence[int] = (0, 0, 0, 1, 1, 1, 1, 0),
+        labels: tuple[str, ...] = ("cat", "dog"),
+        split: Split = "test",
+    ) -> None:
+        self.labels = labels
+        self.split: Split = split
+        paths = [folder / f"{index}.png" for index in range(len(expected))]
+        random = np.random.default_rng(0)
+        # The later an image, the surer its answer.
+        sure = np.linspace(1, 3, len(expected), dtype=np.float32)[:, None]
+        logits = np.eye(len(labels), dtype=np.float32)[list(answered)] * sure
+        embedding = random.normal(size=(len(expected), 6)).astype(np.float32)
+        self.held_out = HeldOut(tuple(paths), np.array(expected), logits, embedding)
+        for path in paths[:8]:
+            Image.fromarray(random.integers(0, 256, (300, 150, 3), np.uint8)).save(path)
+
+    def data(self, leaks: tuple[Leak, ...] = (), left_out: tuple[Fault, ...] = ()) -> Data:
+        counts = np.bincount(self.held_out.expected, minlength=len(self.labels))
+        return Data(
+            source="photos",
+            sha256="a" * 64,
+            labels=self.labels,
+            labels_sha256=labels_sha256(self.labels),
+            images={"train": tuple((counts * 3 + 1).tolist()), self.split: tuple(counts.tolist())},
+            left_out=left_out,
+            leaks=leaks,
+        )
+
+    def result(self) -> Result:
+        return Result(
+            data=self.data(),
+            backbone=Frozen(parameters=10, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64),
+            features=Features(
+                taps={"embedding": 6}, views=("plain",), provider="CPUExecutionProvider", from_cache=3, computed=5
+            ),
+            head=HeadResult(
+                kind="linear",
+                taps=("embedding",),
+                parameters=14,
+                folds=5,
+                trials=(
+                    Trial(taps=("embedding",), l2=0.1, accuracy=0.8, deviation=0.02, log_loss=0.51, chosen=False),
+                    Trial(taps=("embedding",), l2=0.01, accuracy=0.9, deviation=0.01, log_loss=0.41, chosen=True),
+                ),
+                convergence=Convergence(iterations=77, gradient=1e-6, tolerance=1e-5, converged=True),
+                calibration=Calibration(temperature=1.25, log_loss_before=0.5, log_loss_after=0.4),
+            ),
+            scores={self.split: score(self.held_out.logits, self.held_out.expected, self.labels)},
+            baselines=(Baseline(name="kNN", description="5 neighbours", accuracy={self.split: wilson(5, 8)}),),
+            seconds={"check images": 1.5, "extract features": 2.25},
+        )
+
+    def run(self) -> Run:
+        return Run(
+            regime=Regime(name="small-similar", reason="few images, like those of the pretraining"),
+            backbone=backbones.card("efficientnet_lite0").backbone,
+            geometry=CropGeometry(256, 224, 192, Interpolation.INTERPOLATION_BICUBIC),
+            scaling=Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
+            head=Head(kind="linear", taps=("embedding",)),
+            trained=("head.weight",),
+            labels=self.labels,
+            labels_sha256=labels_sha256(self.labels),
+            outputs=(Output(name="logits", kind="logits", shape=(len(self.labels),)),),
+            metrics={},
+            data_sha256="a" * 64,
+            weights_sha256="c" * 64,
+        )
+
+    def html(self, result: Result | None = None) -> str:
+        return render(result or self.result(), self.run(), self.held_out)
+
+    def page(self, result: Result | None = None) -> Page:
+        return Page(self.html(result))
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path)
+
+
+def test_the_verdict_says_how_good_it_is_and_against_what(training: Training) -> None:
+    text = training.page().words
+    verdict = (
+        "Of 8 images that were held out, the classifier names 75.0 % rightly (between 40.9 and 92.9 %, with 95 % "
+        "confidence). It learnt 2 classes from 26 images. Always answering “cat” would be right for 50.0 %. "
+        "kNN (5 neighbours): 62.5 %."
+    )
+    assert verdict in text
+    assert "Always answering “cat” lies within the confidence interval." in text
+
+
+def test_the_page_needs_nothing_but_itself(training: Training) -> None:
+    page = training.page()
+    assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in page.elements)
+    places = [each.get(name, "") for _, each in page.elements for name in ("src", "href", "data", "srcset")]
+    assert {place.split(":")[0] for place in places if place} == {"data"}
+    (policy,) = (each["content"] for each in page.all("meta") if each.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert "url(" not in training.html()
+
+
+def test_every_picture_says_in_words_what_it_shows(training: Training) -> None:
+    page = training.page()
+    assert all(each.get("alt") for each in page.all("img"))
+    assert all(each.get("aria-hidden") or each.get("aria-label") for each in page.all("svg"))
+
+
+def test_it_tells_head_data_and_origin(training: Training) -> None:
+    text = training.page().words
+    for part in (
+        "The solver converged in 77 steps: the largest entry of the gradient is 1.0e-06 (at most 1.0e-05).",
+        "embedding 0.01 90.0 % ± 1.0 0.4100 chosen",
+        "divided by 1.250, the temperature",
+        "from 0.5000 to 0.4000",
+        "15 parameters and buffers have the digest bbbbbbbbbbbb before and bbbbbbbbbbbb after",
+        "efficientnet_lite0 (tf_efficientnet_lite0)",
+        "Apache-2.0",
+        "shorter side to 256, bicubic, then the centre, 192 \N{MULTIPLICATION SIGN} 224",
+        "3 from the cache, 5 computed",
+        "extract features 2.2",
+        "together 3.8",
+        "No held-out image was found among the training images",
+        "No file was left out.",
+        "c" * 64,
+    ):
+        assert part in text
+
+
+def test_leaks_are_told_in_plain_words(training: Training) -> None:
+    leaks = (
+        Leak(split="test", path="test/1.png", twin="train/4.png", kind="duplicate"),
+        Leak(split="test", path="test/2.png", twin="train/9.png", kind="near-duplicate"),
+        Leak(split="test", path="test/3.png", twin="train/9.png", kind="near-duplicate"),
+    )
+    text = training.page(training.result().model_copy(update={"data": training.data(leaks)})).words
+    warning = "3 held-out images are among the training images too: 1 as exact copies, 2 nearly."
+    assert f"The figures are better than they should be. {warning}" in text
+    assert "test test/2.png train/9.png near-duplicate" in text
+    assert "better than they should be" not in training.page().words
+
+
+def test_what_was_left_out_is_listed_and_any_name_can_be_written(training: Training) -> None:
+    faults = (Fault(path="a\udcff.png", reason="Expected a whole PNG file."), Fault(path="b.png", reason="Empty."))
+    html = training.html(training.result().model_copy(update={"data": training.data(left_out=faults)}))
+    html.encode()
+    text = Page(html).words
+    assert "2 files were left out, with reasons under Data." in text
+    assert "a\\udcff.png Expected a whole PNG file. b.png Empty." in text
+
+
+def test_what_went_wrong_is_told(training: Training) -> None:
+    result = training.result()
+    stopped = Convergence(iterations=500, gradient=0.1, tolerance=1e-5, converged=False)
+    head = result.head.model_copy(update={"convergence": stopped})
+    backbone = result.backbone.model_copy(update={"sha256_after": "f" * 64})
+    text = training.page(result.model_copy(update={"head": head, "backbone": backbone})).words
+    assert "The solver stopped before it was done: after 500 steps the gradient was 1.0e-01" in text
+    assert "The backbone changed." in text
+    text = training.page().words
+    assert "stopped before" not in text
+    assert "backbone changed" not in text
+
+
+def test_a_head_without_solver_and_penalty_has_none_in_its_page(training: Training) -> None:
+    result = training.result()
+    trial = Trial(taps=("embedding",), l2=None, accuracy=0.7, deviation=0.02, log_loss=0.51, chosen=True)
+    head = result.head.model_copy(update={"convergence": None, "trials": (trial,), "kind": "mlp"})
+    text = training.page(result.model_copy(update={"head": head})).words
+    assert "What was trained is an MLP head of 14 numbers on embedding." in text
+    assert "embedding \N{EN DASH} 70.0 % ± 2.0 0.5100 chosen" in text
+    assert "solver" not in text
+
+
+def test_a_head_without_candidates_has_no_table_of_them(training: Training) -> None:
+    result = training.result()
+    head = result.head.model_copy(update={"trials": ()})
+    assert "Candidates" in training.page().words
+    assert "Candidates" not in training.page(result.model_copy(update={"head": head})).words
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>"
+    folder.mkdir()
+    training = Training(folder, labels=(HOSTILE, "<i>dog</i>"))
+    page = training.page()
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert "b" in {tag for tag, _ in page.elements}  # our own
+    assert "i" not in {tag for tag, _ in page.elements}
+    assert HOSTILE in page.words
+    assert not [each for _, attributes in page.elements for each in attributes if each.startswith("on")]
+
+
+def test_few_classes_have_a_matrix(training: Training) -> None:
+    page = training.page()
+    cells = [" ".join(each["title"].split()) for each in page.all("td") if "answered" in each.get("title", "")]
+    assert cells == [
+        "3 images (75.0 %) of cat answered cat",
+        "1 image (25.0 %) of cat answered dog",
+        "1 image (25.0 %) of dog answered cat",
+        "3 images (75.0 %) of dog answered dog",
+    ]
+
+
+def test_many_classes_have_their_most_confused_pairs(tmp_path: Path) -> None:
+    labels = tuple(f"class {number}" for number in range(1000))
+    expected = [number for number in range(1000) for _ in range(2)]
+    answered = [*expected]
+    answered[14] = answered[15] = 3  # both of class 7
+    answered[20] = 4
+    training = Training(tmp_path, expected, answered, labels)
+    html = training.html()
+    text = Page(html).words
+    assert "class 7 class 3 2 100.0 %" in text
+    assert "class 10 class 4" not in text
+    assert "The other 980 classes" in text
+    assert "all others" in text
+    assert "1,000 of 2,000 images of the test split" in text
+    assert len(html) < 1_000_000
+
+
+def test_the_worst_mistakes_come_first(training: Training) -> None:
+    page = training.page()
+    assert [each["alt"] for each in page.all("img")] == ["7.png: dog, answered cat", "3.png: cat, answered dog"]
+    (first, _) = (each["src"].removeprefix("data:image/jpeg;base64,") for each in page.all("img"))
+    with Image.open(io.BytesIO(base64.b64decode(first))) as picture:
+        assert picture.size == (100, 200)
+    assert "answered cat 95.3 % is dog 4.7 % 7.png" in page.words
+
+
+def test_at_most_24_mistakes_are_shown(tmp_path: Path) -> None:
+    training = Training(tmp_path, [0] * 40, [1] * 40)
+    assert training.html().count('class="frame"') == 24
+
+
+def test_a_file_that_is_gone_or_broken_is_shown_as_such(training: Training) -> None:
+    training.held_out.paths[7].unlink()
+    training.held_out.paths[3].write_bytes(b"broken")
+    page = training.page()
+    assert page.all("img") == []
+    assert "No picture: No such file or directory" in page.words
+    assert "No picture: Expected a JPEG, PNG or WebP file." in page.words
+
+
+def test_no_mistakes_are_said_so(tmp_path: Path) -> None:
+    text = Training(tmp_path, [0, 1] * 4, [0, 1] * 4).page().words
+    assert "There were none: all 8 images of the test split are named rightly." in text
+    assert "not clearly better" not in text
+
+
+def test_one_image_makes_a_page(tmp_path: Path) -> None:
+    text = Training(tmp_path, [1], [0]).page().words
+    assert "Of 1 image that was held out, the classifier names 0.0 % rightly" in text
+    assert "There are too few different images for a map." in text
+
+
+@pytest.mark.parametrize("images", [5, 8, 40])
+def test_the_map_has_a_mark_for_each_image(tmp_path: Path, images: int) -> None:
+    training = Training(tmp_path, [0, 1] * (images // 2) + [0] * (images % 2), [0] * images)
+    html = training.html()
+    assert (
+        html.count("<title>") == 1 + html.count("</circle>") + sum(each.images > 0 for each in bins(training)) + images
+    )
+    assert "cat, answered cat</title>" in html
+    assert html == training.html()
+
+
+def bins(training: Training) -> Sequence[Bin]:
+    return training.result().scores["test"].reliability
+
+
+@pytest.mark.parametrize("embedding", [np.ones((8, 6)), np.ones((8, 1)), np.zeros((8, 6))])
+def test_images_that_are_all_one_have_no_map(training: Training, embedding: NDArray[np.float64]) -> None:
+    held_out = training.held_out
+    training.held_out = HeldOut(held_out.paths, held_out.expected, held_out.logits, embedding.astype(np.float32))
+    assert "There are too few different images for a map." in training.page().words
+
+
+@pytest.mark.parametrize("embedding", [np.eye(8)[:, :1], np.arange(8.0)[:, None], np.eye(8)])
+def test_hardly_different_images_have_one(training: Training, embedding: NDArray[np.float64]) -> None:
+    held_out = training.held_out
+    training.held_out = HeldOut(held_out.paths, held_out.expected, held_out.logits, embedding.astype(np.float32))
+    assert "8 of 8 images of the test split." in training.page().words
+    assert "nan" not in training.html()
+
+
+def test_without_a_test_split_the_page_is_of_validation(tmp_path: Path) -> None:
+    text = Training(tmp_path, split="validation").page().words
+    assert "validation, 8 images" in text
+    assert "Pictures are of the validation split." in text
+
+
+def test_a_class_without_images_has_no_figures(tmp_path: Path) -> None:
+    text = Training(tmp_path, labels=("cat", "dog", "owl")).page().words
+    assert "owl 0 \N{EN DASH} \N{EN DASH} \N{EN DASH}" in text
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const sizes = [...document.querySelectorAll("img, svg, table, .dot, .frame")].map(each => {
+    const box = each.getBoundingClientRect(); return [each.tagName, box.width, box.height]});
+  const images = [...document.images].map(each => each.complete && each.naturalWidth);
+  console.log("PROBE" + JSON.stringify({sizes, images, overflow: document.documentElement.scrollWidth - innerWidth}));
+})</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_chromium_shows_it_without_a_complaint(training: Training, tmp_path: Path, width: int) -> None:
+    # The page allows no script, so the one that looks at it is let in by its copy.
+    html = training.html().replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")
+    (tmp_path / "report.html").write_text(html.replace("</body>", PROBE + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += ["--enable-logging=stderr", f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = ["chromium", *flags, "--dump-dom", (tmp_path / "report.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    # Whatever the page's own policy forbids, an outside request first of all, is a line of the console.
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    (line,) = console
+    found = json.loads(re.sub(r'^.*PROBE(.*)", source: .*$', r"\1", line).replace('\\"', '"'))
+    assert found["images"] == [100, 100]
+    assert {tag for tag, *_ in found["sizes"]} >= {"IMG", "svg", "TABLE", "SPAN", "DIV"}
+    assert [each for each in found["sizes"] if each[0] != "TABLE" and min(each[1:]) < 5] == []
+    assert found["overflow"] <= 0

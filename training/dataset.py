@@ -1,0 +1,347 @@
+"""Makes of labelled images a data set that can be trusted: checked, split, named; does not know what learns from it."""
+
+import hashlib
+import json
+import os
+import stat
+from collections import Counter, defaultdict, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import DataError
+from export.labelled import LabelledImage, Split, labels_sha256
+from export.progress import Advance
+from service import image
+from service.errors import BadImage
+from training import splits, twins
+from training.result import Data, Fault, Leak
+from training.store import Store
+
+OnBad: TypeAlias = Literal["error", "skip"]
+
+_LIMITS = image.ImageLimits()
+_THREADS = 2  # Pillow lets go of the GIL, and of the machine something shall be left
+_AHEAD = 16  # files that are read while one is waited for
+_SHARD_ROWS = 2048
+_SHOWN = 5
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An image that was read and decoded whole.
+
+    Attributes:
+        image: What is said of it.
+        sha256: The digest of its file, 32 bytes.
+    """
+
+    image: LabelledImage
+    sha256: bytes
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.image.path
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An image to learn from or to test on.
+
+    Attributes:
+        path: The file.
+        sha256: Its digest, 32 bytes.
+        label: The column of its class.
+        weight: How much it counts in training, above 0.
+        group: What must not be divided between folds; None for an image that is on its own.
+    """
+
+    path: Path
+    sha256: bytes
+    label: int
+    weight: float
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a data set is made.
+
+    Attributes:
+        on_bad: Whether to stop at files that cannot be used, or to leave them out.
+        test_fraction: The part to hold out where the data names no splits.
+        seed: Draws another split.
+    """
+
+    on_bad: OnBad = "error"
+    test_fraction: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images that can be used.
+
+    Attributes:
+        splits: Train, and test or validation or both, each in the order of its files' digests.
+        data: What is to be said of them.
+    """
+
+    splits: Mapping[Split, tuple[Sample, ...]]
+    data: Data
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was found of a file: its digest, and its sketch where the cache has none."""
+
+    sha256: bytes
+    sketch: NDArray[Any] | None
+
+
+def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Path, advance: Advance) -> Dataset:
+    """Check every image, split them, fix the label map, and look for held-out images that training has too.
+
+    Args:
+        images: What `export.labelled.read` gave.
+        source: Where they came from, as a person gave it.
+        plan: How the data set is made.
+        cache: The folder in which is kept what a decoded image looks like, so that a second time files are only read.
+        advance: Told of every file that is checked.
+
+    Returns:
+        The data set. The order of `images` and the place of their folder change nothing in it but paths.
+
+    Raises:
+        DataError: Images are bad and the plan is to stop; or too few are left, or their labels or splits are not what
+            they must be.
+        CacheError: The cache cannot be read or written.
+    """
+    # Before files are read for minutes, and again of what they leave.
+    splits.check(images)
+    readable, unreadable = check(images, cache, advance)
+    usable, copies = without_copies(readable)
+    faults = sorted(unreadable + copies, key=lambda fault: fault.path)
+    refuse(faults, len(usable), plan.on_bad)
+    try:
+        splits.check([each.image for each in usable])
+    except DataError as error:
+        raise DataError(f"{error} ({len(faults)} files were left out.)") from error
+    chosen = _split(usable, plan)
+    labels = tuple(sorted({each.image.label for each in usable}))
+    columns = {label: column for column, label in enumerate(labels)}
+    data = Data(
+        source=str(source),
+        sha256=digest((each, split) for split, images in chosen.items() for each in images),
+        labels=labels,
+        labels_sha256=labels_sha256(labels),
+        images={split: _counts(each, labels) for split, each in chosen.items()},
+        left_out=tuple(faults),
+        leaks=tuple(_leaks(chosen, _store(cache))),
+    )
+    return Dataset({split: tuple(_sample(each, columns) for each in of) for split, of in chosen.items()}, data)
+
+
+def check(
+    images: Sequence[LabelledImage], cache: Path, advance: Advance
+) -> tuple[tuple[Checked, ...], tuple[Fault, ...]]:
+    """Read and decode every file.
+
+    Args:
+        images: The images; labels and splits do not matter.
+        cache: As for `prepare`.
+        advance: Told of every file that is checked.
+
+    Returns:
+        Those that can be read, in their order, and what is wrong with the others.
+
+    Raises:
+        CacheError: The cache cannot be read or written.
+    """
+    store = _store(cache)
+    checked: list[Checked] = []
+    faults: list[Fault] = []
+    waiting: dict[bytes, NDArray[Any]] = {}
+    try:
+        # Closed, so that its threads have ended before anything else happens.
+        with closing(_inspected(images, store)) as inspected:
+            for each, found in inspected:
+                if isinstance(found, str):
+                    faults.append(Fault(path=_shown(each.path), reason=found))
+                else:
+                    checked.append(Checked(each, found.sha256))
+                    if found.sketch is not None:
+                        waiting[found.sha256] = found.sketch
+                if len(waiting) >= _SHARD_ROWS:
+                    _keep(waiting, store)
+                advance(1)
+    # Ctrl-C too: what was decoded need not be again.
+    finally:
+        _keep(waiting, store)
+    return tuple(checked), tuple(faults)
+
+
+def without_copies(images: Sequence[Checked]) -> tuple[tuple[Checked, ...], tuple[Fault, ...]]:
+    """Keep of files with the same bytes the first of each split by path; and none where their labels differ.
+
+    Args:
+        images: The images.
+
+    Returns:
+        Those to keep, in their order, and what is wrong with the others.
+    """
+    same: defaultdict[bytes, list[Checked]] = defaultdict(list)
+    for each in sorted(images, key=lambda each: str(each.path)):
+        same[each.sha256].append(each)
+    faults: dict[int, Fault] = {}
+    for copies in same.values():
+        first: dict[Split | None, Checked] = {}
+        for each in copies:
+            if other := next((one for one in copies if one.image.label != each.image.label), None):
+                reason = f"labelled {each.image.label!r}, and its copy {other.path} {other.image.label!r}"
+            elif (kept := first.setdefault(each.image.split, each)) is not each:
+                reason = "listed twice" if kept.path == each.path else f"a copy of {kept.path}"
+            else:
+                continue
+            faults[id(each)] = Fault(path=str(each.path), reason=reason)
+    return tuple(each for each in images if id(each) not in faults), tuple(faults.values())
+
+
+def refuse(faults: Sequence[Fault], usable: int, on_bad: OnBad) -> None:
+    """Raise DataError where files are bad and nobody said to leave them out, or where nothing is left without them.
+
+    Args:
+        faults: What is wrong, file by file.
+        usable: How many files are left without them.
+        on_bad: Whether to leave them out.
+
+    Raises:
+        DataError: It names the first five, their reasons, and what to do.
+    """
+    if not faults or (on_bad == "skip" and usable):
+        return
+    shown = "".join(f"\n  {fault.path}: {fault.reason}" for fault in faults[:_SHOWN])
+    more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    files = f"{len(faults)} of {len(faults) + usable} that cannot:{shown}{more}\n"
+    if not usable:
+        raise DataError(f"Expected files that can be used. Received: {files}None is left. Repair them.")
+    raise DataError(
+        f"Expected files that can all be used. Received: {files}Repair or remove them, or leave them out with "
+        "--on-bad skip."
+    )
+
+
+def digest(images: Iterable[tuple[Checked, Split | None]]) -> str:
+    """Name images, their labels, weights and splits, wherever they lie and in whatever order.
+
+    Args:
+        images: Each with its split.
+
+    Returns:
+        64 lower-case hexadecimal digits.
+    """
+    lines = [json.dumps([each.sha256.hex(), each.image.label, split, each.image.weight]) for each, split in images]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _store(cache: Path) -> Store:
+    return Store(cache / "images" / str(twins.REVISION), twins.SKETCH)
+
+
+def _keep(sketches: dict[bytes, NDArray[Any]], store: Store) -> None:
+    store.add(list(sketches), np.array(list(sketches.values()), twins.SKETCH))
+    sketches.clear()
+
+
+def _inspected(images: Sequence[LabelledImage], store: Store) -> Generator[tuple[LabelledImage, _Found | str]]:
+    """Every image with what was found of it, in their order, read by threads a little ahead of who takes them."""
+    waiting: deque[tuple[LabelledImage, Future[_Found | str]]] = deque()
+    pool = ThreadPoolExecutor(_THREADS, "check")
+    try:
+        for each in images:
+            waiting.append((each, pool.submit(_inspect, each.path, store)))
+            if len(waiting) > _AHEAD:
+                done, found = waiting.popleft()
+                yield done, found.result()
+        while waiting:
+            done, found = waiting.popleft()
+            yield done, found.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inspect(path: Path, store: Store) -> _Found | str:
+    try:
+        str(path).encode()
+        data = _read(path)
+        sha256 = hashlib.sha256(data).digest()
+        is_new = bool(store.missing([sha256]))
+        return _Found(sha256, twins.sketch(image.decode(data, _LIMITS)) if is_new else None)
+    except UnicodeEncodeError:
+        return "Expected a name in UTF-8. Received: these bytes."
+    except BadImage as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.strerror or error}."
+
+
+def _read(path: Path) -> bytes:
+    status = path.stat()
+    # A pipe would be waited for until somebody writes into it, and a device may never end.
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage("Expected a file. Received: a folder, a pipe or a device.")
+    if status.st_size == 0:
+        raise BadImage("Expected an image. Received: an empty file.")
+    if status.st_size > _LIMITS.max_bytes:
+        raise BadImage(f"Expected at most {_LIMITS.max_bytes} bytes. Received: {status.st_size}.")
+    return path.read_bytes()
+
+
+def _split(images: Sequence[Checked], plan: Plan) -> dict[Split, list[Checked]]:
+    # By digest, so that what comes after does not depend on where the files lie.
+    ordered = sorted(images, key=lambda each: each.sha256)
+    named = [each.image.split for each in ordered if each.image.split is not None]
+    given = [each.image for each in ordered]
+    drawn = named or splits.draw(given, [each.sha256 for each in ordered], plan.test_fraction, plan.seed)
+    chosen: dict[Split, list[Checked]] = {split: [] for split in _SPLITS if split in drawn}
+    for split, each in zip(drawn, ordered, strict=True):
+        chosen[split].append(each)
+    return chosen
+
+
+def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[Leak]:
+    train = chosen["train"]
+    copies = {each.sha256: each for each in train}
+    sketches = store.rows([each.sha256 for each in train])
+    for split, held_out in chosen.items():
+        if split == "train":
+            continue
+        places = twins.find(store.rows([each.sha256 for each in held_out]), sketches)
+        for each, place in zip(held_out, places, strict=True):
+            copy = copies.get(each.sha256)
+            if copy is not None:
+                yield Leak(split=split, path=str(each.path), twin=str(copy.path), kind="duplicate")
+            elif place >= 0:
+                yield Leak(split=split, path=str(each.path), twin=str(train[place].path), kind="near-duplicate")
+
+
+def _counts(images: Sequence[Checked], labels: Sequence[str]) -> tuple[int, ...]:
+    counts = Counter(each.image.label for each in images)
+    return tuple(counts[label] for label in labels)
+
+
+def _sample(checked: Checked, columns: Mapping[str, int]) -> Sample:
+    said = checked.image
+    return Sample(checked.path, checked.sha256, columns[said.label], said.weight, said.group)
+
+
+def _shown(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")

@@ -1,0 +1,76 @@
+"""Says in words what is in a run; does not read its program."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import safe_open
+
+from export import run
+from export.errors import RunError
+from export.run import Run
+from training.result import METRICS, Result
+
+_SHOWN = 5
+_MARGIN = 10
+
+
+def describe(path: Path) -> str:
+    """What a run is, what it learnt from, what is frozen in it and what was trained, and how good it is.
+
+    Args:
+        path: The run's folder.
+
+    Returns:
+        Lines for a terminal.
+
+    Raises:
+        RunError: The folder is no run, or was changed.
+    """
+    described = run.read(path)
+    geometry = described.geometry
+    facts = {
+        "run": [f"{path}, made {described.created_time:%Y-%m-%d %H:%M} UTC"],
+        "regime": [f"{described.regime.name}, {described.regime.reason}"],
+        "backbone": [f"{described.backbone.name}, {described.backbone.licence}"],
+        "pixels": [f"shorter side to {geometry.resize_shorter_px}, crop of {geometry.crop_height_px}"],
+        "head": [f"{described.head.kind} on {', '.join(described.head.taps)}"],
+        "labels": [f"{len(described.labels)}: {_some(described.labels)}"],
+        "tensors": _parts(path, described),
+        **_measured(path),
+    }
+    lines = [(name if line == of[0] else "", line) for name, of in facts.items() for line in of]
+    return "\n".join(f"{name:<{_MARGIN}}{line}" for name, line in lines)
+
+
+def _parts(path: Path, described: Run) -> list[str]:
+    """How many numbers each part of the model has, and whether training made them."""
+    sizes: Counter[tuple[str, str]] = Counter()
+    with safe_open(path / run.WEIGHTS, "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118 - not a dict
+            how = "trained" if name in described.trained else "frozen"
+            sizes[_part(name), how] += math.prod(weights.get_slice(name).get_shape())
+    return [f"{part:<16}{size:>12,}  {how}" for (part, how), size in sizes.items()]
+
+
+def _part(tensor: str) -> str:
+    """The part of a model that a tensor belongs to: "blocks.4" for trunk.module.blocks.4.1.conv_dw.weight."""
+    names = tensor.removeprefix("trunk.module.").split(".")
+    return ".".join(names[:2]) if names[1].isdigit() else names[0]
+
+
+def _measured(path: Path) -> dict[str, list[str]]:
+    try:
+        result = Result.model_validate_json((path / METRICS).read_bytes())
+    except FileNotFoundError:
+        return {}  # as-is runs learn nothing and are tested on nothing
+    except (OSError, ValidationError) as error:
+        raise RunError(f"Expected {path / METRICS} as vertebra-train wrote it. Received: {error}") from error
+    counts = ", ".join(f"{sum(each)} {split}" for split, each in result.data.images.items())
+    data = f"{result.data.source}: {counts}; {len(result.data.left_out)} left out, {len(result.data.leaks)} leaks"
+    return {"data": [data], "measured": list(result.summary())}
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")

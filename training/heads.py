@@ -1,0 +1,134 @@
+"""The heads that read a frozen backbone's taps, as modules; does not train them (fitting.py does)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.run import Head
+
+
+def build(head: Head, widths: Mapping[str, int], classes: int) -> nn.Module:
+    """Build an untrained head, to be filled at once.
+
+    Args:
+        head: What it shall be.
+        widths: How many numbers each tap has, by its name.
+        classes: How many columns its logits have.
+
+    Returns:
+        A module from pooled taps `[N, width]` by name to logits `[N, classes]`.
+    """
+    inputs = sum(widths[tap] for tap in head.taps)
+    if head.kind == "linear":
+        return LinearHead(head.taps, inputs, classes)
+    if head.kind == "cosine":
+        return CosineHead(head.taps, inputs, classes)
+    assert head.hidden is not None  # Head says so
+    return MlpHead(head.taps, inputs, head.hidden, classes)
+
+
+class LinearHead(nn.Module):
+    """One linear layer over the taps, one after the other; scaler and temperature are folded into it.
+
+    Args:
+        taps: The taps that it reads.
+        inputs: How many numbers they have in all.
+        classes: How many columns its logits have.
+    """
+
+    def __init__(self, taps: tuple[str, ...], inputs: int, classes: int) -> None:
+        super().__init__()
+        self._taps = taps
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """Logits float32 `[N, classes]` of taps float32 `[N, width]` by name."""
+        logits: Tensor = self.linear(joined(pooled, self._taps))
+        return logits
+
+
+class MlpHead(nn.Module):
+    """Two linear layers with a ReLU between them; the scaler is folded into the first, the temperature into the second.
+
+    Args:
+        taps: The taps that it reads.
+        inputs: How many numbers they have in all.
+        hidden: How many numbers lie between the layers.
+        classes: How many columns its logits have.
+    """
+
+    def __init__(self, taps: tuple[str, ...], inputs: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self._taps = taps
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, classes)
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """Logits float32 `[N, classes]` of taps float32 `[N, width]` by name."""
+        logits: Tensor = self.second(self.first(joined(pooled, self._taps)).relu())
+        return logits
+
+
+class CosineHead(nn.Module):
+    """The cosine between the taps and a prototype of each class, times a scale (arXiv:1804.09458).
+
+    Args:
+        taps: The taps that it reads.
+        inputs: How many numbers they have in all.
+        classes: How many prototypes there are.
+    """
+
+    scale: Tensor
+
+    def __init__(self, taps: tuple[str, ...], inputs: int, classes: int) -> None:
+        super().__init__()
+        self._taps = taps
+        self.prototypes = nn.Parameter(torch.zeros(classes, inputs))  # of unit length
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """Logits float32 `[N, classes]` of taps float32 `[N, width]` by name."""
+        return self.scale * functional.linear(unit(joined(pooled, self._taps)), self.prototypes)
+
+
+def joined(pooled: Mapping[str, Tensor], taps: tuple[str, ...]) -> Tensor:
+    """The taps one after the other: `[N, their widths in all]`."""
+    return torch.cat([pooled[tap] for tap in taps], dim=1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors `[N, D]` scaled to the length one."""
+    return functional.normalize(vectors, dim=1)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """What standardises features: each has mean 0 and deviation 1 after it, where it varies at all.
+
+    Attributes:
+        mean: float32 `[D]`.
+        deviation: float32 `[D]`, 1 for a feature that never changes, which must not be blown up.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Scaler":
+        """The scaler of features float32 `[N, D]`."""
+        deviation, mean = torch.std_mean(features, dim=0, correction=0)
+        constant = deviation <= 1e-6 * mean.abs().clamp_min(1e-6)
+        return cls(mean, torch.where(constant, 1.0, deviation))
+
+    def standardise_(self, features: Tensor) -> Tensor:
+        """Standardise features `[N, D]` in place, because there may be gigabytes of them."""
+        return features.sub_(self.mean).div_(self.deviation)
+
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Make a layer that was trained on standardised features one for features as they come."""
+        with torch.no_grad():
+            layer.weight.div_(self.deviation)
+            layer.bias.sub_(layer.weight @ self.mean)

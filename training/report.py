@@ -1,0 +1,260 @@
+"""Puts what came of a training into one page for a person; measures nothing itself.
+
+The page needs no network and no script: styles, drawings and thumbnails are in it. Drawings are SVG that the template
+writes, so that they follow the reader's colours, and every label and file name goes through its escaping.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from export.labelled import Split
+from export.run import Run
+from export.score import Bin, ClassScore, Estimate, Scores, softmax
+from service.bundle import Interpolation
+from training import pictures
+from training.pictures import Thumbnail
+from training.result import Result
+
+TEMPLATE = "report.html.j2"
+# A confusion matrix of more classes cannot be read, nor a table of all of them.
+MATRIX_CLASSES = 40
+LISTED_CLASSES = 40
+CONFUSED_PAIRS = 20
+MISTAKES = 24
+# As many colours as people tell apart.
+MAP_CLASSES = 8
+LISTED_FILES = 200
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out images that the pictures are made of: those of the test split, or of validation without one.
+
+    Attributes:
+        paths: N image files.
+        expected: int64 `[N]`, the column of the right class.
+        logits: float32 `[N, C]`, calibrated.
+        embedding: float32 `[N, D]`.
+    """
+
+    paths: tuple[Path, ...]
+    expected: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """A way to answer, for comparison."""
+
+    name: str
+    description: str
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Images of one class, more than one, that were taken for another; `share` is of the class."""
+
+    expected: str
+    answered: str
+    images: int
+    share: float
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """An image that was answered wrongly, with the probabilities of both classes."""
+
+    path: Path
+    expected: str
+    answered: str
+    probability: float
+    probability_of_expected: float
+    thumbnail: Thumbnail
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A place on the map, in [0, 1]; `mark` is the place of its class in the legend, or None."""
+
+    x: float
+    y: float
+    mark: int | None
+    right: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class _Map:
+    points: tuple[_Point, ...]
+    legend: tuple[str, ...]
+    images: int
+
+
+def render(result: Result, run: Run, held_out: HeldOut) -> str:
+    """Write the page.
+
+    Args:
+        result: What was measured.
+        run: What was trained.
+        held_out: What the pictures are made of; its images are those of the result's scores of that split.
+
+    Returns:
+        One HTML document in UTF-8, complete in itself.
+    """
+    split: Split = "test" if "test" in result.scores else "validation"
+    scores = result.scores[split]
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            result=result,
+            run=run,
+            split=split,
+            scores=scores,
+            rivals=_rivals(result, split),
+            usual=_usual(result, split),
+            leaks=[leak for leak in result.data.leaks if leak.split in result.scores],
+            classes=_classes(scores),
+            listed_classes=LISTED_CLASSES,
+            listed_files=LISTED_FILES,
+            matrix=len(scores.confusion) <= MATRIX_CLASSES,
+            pairs=_pairs(scores),
+            mistakes=_mistakes(held_out, result.data.labels),
+            map=_map(held_out, scores),
+            interpolation=Interpolation.Name(run.geometry.interpolation).removeprefix("INTERPOLATION_").lower(),
+        )
+    )
+    # The name of a file that was left out need not be UTF-8.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "plural": _plural, "gap": _gap}
+    return environment
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _gap(each: Bin) -> float:
+    return each.accuracy.value - each.confidence
+
+
+def _usual(result: Result, split: Split) -> _Rival:
+    """The answer that needs no picture: always the class that is most frequent in training."""
+    column = int(np.argmax(result.data.images["train"]))
+    per_class = result.scores[split].per_class[column]
+    share = per_class.images / result.scores[split].images
+    return _Rival(per_class.label, "the most frequent class in training, whatever the picture", _exactly(share))
+
+
+def _exactly(value: float) -> Estimate:
+    return Estimate(value=value, low=value, high=value)
+
+
+def _rivals(result: Result, split: Split) -> list[_Rival]:
+    return [
+        _Rival(each.name, each.description, each.accuracy[split]) for each in result.baselines if split in each.accuracy
+    ]
+
+
+def _classes(scores: Scores) -> list[ClassScore]:
+    """All classes in their order where they can be read at a glance, else by falling need of attention."""
+    if len(scores.per_class) <= LISTED_CLASSES:
+        return list(scores.per_class)
+    return sorted(scores.per_class, key=lambda each: each.f1.value if each.f1 else 2.0)
+
+
+def _pairs(scores: Scores) -> list[_Pair]:
+    confusion = np.array(scores.confusion)
+    np.fill_diagonal(confusion, 0)
+    order = np.argsort(-confusion, axis=None, kind="stable")[:CONFUSED_PAIRS]
+    cells = [divmod(int(cell), len(confusion)) for cell in order]
+    return [
+        _Pair(
+            scores.per_class[row].label,
+            scores.per_class[column].label,
+            int(confusion[row, column]),
+            float(confusion[row, column]) / scores.per_class[row].images,
+        )
+        for row, column in cells
+        if confusion[row, column] > 1
+    ]
+
+
+def _mistakes(held_out: HeldOut, labels: tuple[str, ...]) -> list[_Mistake]:
+    answered = held_out.logits.argmax(axis=1)
+    wrong = np.flatnonzero(answered != held_out.expected)
+    probabilities = softmax(held_out.logits[wrong]) if len(wrong) else np.empty((0, len(labels)))
+    of_expected = probabilities[np.arange(len(wrong)), held_out.expected[wrong]]
+    worst = np.argsort(of_expected, kind="stable")[:MISTAKES]
+    with ThreadPoolExecutor(2) as decoders:
+        thumbnails = list(decoders.map(pictures.thumbnail, [held_out.paths[wrong[each]] for each in worst]))
+    return [
+        _Mistake(
+            held_out.paths[wrong[each]],
+            labels[held_out.expected[wrong[each]]],
+            labels[answered[wrong[each]]],
+            float(probabilities[each].max()),
+            float(of_expected[each]),
+            picture,
+        )
+        for each, picture in zip(worst, thumbnails, strict=True)
+    ]
+
+
+def _map(held_out: HeldOut, scores: Scores) -> _Map | None:
+    images = len(held_out.paths)
+    chosen = np.arange(images)
+    if images > pictures.MAP_POINTS:
+        chosen = np.sort(np.random.default_rng(_SEED).choice(images, pictures.MAP_POINTS, replace=False))
+    places = pictures.flatten(held_out.embedding[chosen])
+    if places is None:
+        return None
+    marks = _marks(scores)
+    labels = [each.label for each in scores.per_class]
+    answered = held_out.logits.argmax(axis=1)
+    points = tuple(
+        _Point(
+            float(x),
+            float(1 - y),
+            marks.get(int(held_out.expected[each])),
+            bool(answered[each] == held_out.expected[each]),
+            f"{held_out.paths[each].name}: {labels[held_out.expected[each]]}, answered {labels[answered[each]]}",
+        )
+        for each, (x, y) in zip(chosen, places, strict=True)
+    )
+    return _Map(points, tuple(labels[column] for column in marks), images)
+
+
+def _marks(scores: Scores) -> dict[int, int]:
+    """The classes that get a colour, and its place: all of a few, else those with the most mistakes about them."""
+    confusion = np.array(scores.confusion)
+    present = np.flatnonzero(confusion.sum(axis=1))
+    mistakes = confusion.sum(axis=1) + confusion.sum(axis=0) - 2 * confusion.diagonal()
+    chosen = sorted(present, key=lambda column: (-mistakes[column], column))[:MAP_CLASSES]
+    return {int(column): place for place, column in enumerate(sorted(chosen))}

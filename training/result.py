@@ -1,0 +1,171 @@
+"""What came of a training, as metrics.json has it; does not compute any of it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from export.labelled import Split
+from export.run import Sha256
+from export.score import Estimate, Scores
+
+METRICS = "metrics.json"
+REPORT = "report.html"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fault(_Frozen):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+class Leak(_Frozen):
+    """A held-out image that the training images have too: byte for byte, or nearly."""
+
+    split: Split
+    path: str
+    twin: str
+    kind: Literal["duplicate", "near-duplicate"]
+
+
+class Data(_Frozen):
+    """The images that were learnt from and tested on.
+
+    Attributes:
+        source: The folder or file, as it was given.
+        sha256: Names the images, their labels and their splits.
+        labels: The label map: class names by column.
+        labels_sha256: Names the label map.
+        images: Counts by split and, in the order of the labels, class.
+        left_out: Files that were left out, as --on-bad skip asks.
+        leaks: Held-out images that are in the training split too. Figures that count them are too good.
+    """
+
+    source: str
+    sha256: Sha256
+    labels: tuple[str, ...]
+    labels_sha256: Sha256
+    images: dict[Split, tuple[int, ...]]
+    left_out: tuple[Fault, ...]
+    leaks: tuple[Leak, ...]
+
+
+class Frozen(_Frozen):
+    """The backbone that was not to change: digests of all its parameters and buffers before and after."""
+
+    parameters: int
+    buffers: int
+    sha256_before: Sha256
+    sha256_after: Sha256
+
+
+class Features(_Frozen):
+    """Where the features came from: how many rows the cache had, and how many the backbone computed."""
+
+    taps: dict[str, int]
+    views: tuple[str, ...]
+    provider: str
+    from_cache: int
+    computed: int
+
+
+class Trial(_Frozen):
+    """One candidate in the cross-validation inside the training split.
+
+    Attributes:
+        l2: The strength of the penalty, of an mlp its weight decay; None where there is nothing to choose.
+        accuracy: The mean over the folds.
+        deviation: Between the folds.
+        log_loss: Of all images, each by the fold that did not see it.
+    """
+
+    taps: tuple[str, ...]
+    l2: float | None
+    accuracy: float
+    deviation: float
+    log_loss: float
+    chosen: bool
+
+
+class Convergence(_Frozen):
+    """How the solver ended: the largest entry of the gradient, and the bound that it had to come under."""
+
+    iterations: int
+    gradient: float
+    tolerance: float
+    converged: bool
+
+
+class Calibration(_Frozen):
+    """The temperature fitted on out-of-fold logits, and the log loss there without and with it."""
+
+    temperature: float
+    log_loss_before: float
+    log_loss_after: float
+
+
+class HeadResult(_Frozen):
+    """The head, and the evidence that it was chosen by."""
+
+    kind: Literal["linear", "mlp", "cosine"]
+    taps: tuple[str, ...]
+    parameters: int
+    folds: int
+    trials: tuple[Trial, ...]
+    convergence: Convergence | None
+    calibration: Calibration
+
+
+class Baseline(_Frozen):
+    """A simple way to use the same features, for comparison."""
+
+    name: str
+    description: str
+    accuracy: dict[Split, Estimate]
+
+
+class Result(_Frozen):
+    """Everything that was measured in a training.
+
+    Attributes:
+        scores: By split, of images that were held out.
+        seconds: By step, in their order.
+    """
+
+    data: Data
+    backbone: Frozen
+    features: Features
+    head: HeadResult
+    scores: dict[Split, Scores]
+    baselines: tuple[Baseline, ...]
+    seconds: dict[str, float]
+
+    def summary(self) -> tuple[str, ...]:
+        """What a person wants to know first: how good it is, and what speaks against believing that."""
+        lines = [self._line(split) for split in self.scores]
+        if leaks := len(self.data.leaks):
+            lines.append(
+                f"{leaks} held-out images are in the training split too, or nearly, so these figures are too good. "
+                f"{REPORT} shows them; images with the same group are never divided"
+            )
+        if left_out := len(self.data.left_out):
+            lines.append(f"{left_out} files were left out; {METRICS} names them")
+        if self.head.convergence and not self.head.convergence.converged:
+            lines.append("the solver did not converge: do not trust these figures")
+        return tuple(lines)
+
+    def _line(self, split: Split) -> str:
+        scores = self.scores[split]
+        rivals = ", ".join(f"{each.name} {each.accuracy[split].value:.1%}" for each in self.baselines)
+        return (
+            f"{split}: accuracy {_percent(scores.accuracy)}, balanced {_percent(scores.balanced_accuracy)}, macro-F1 "
+            f"{_percent(scores.macro_f1)}, {scores.images} images; for comparison: {rivals}"
+        )
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
