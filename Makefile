@@ -27,7 +27,7 @@ help:
 	@sed -n '/^#   /s/^#   //p' Makefile
 
 demo: .venv/demo
-	@$(BIN)/python deploy/demo/demo.py $(if $(ONCE),--once)
+	@$(BIN)/python -m deploy.demo $(if $(ONCE),--once)
 
 test: .venv/dev lint
 	$(BIN)/pytest -n 2

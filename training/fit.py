@@ -182,8 +182,7 @@ def _extract(source: _Source, advance: Advance) -> Counts:
 
 def _candidates(card: Card) -> list[tuple[str, ...]]:
     """The sets of taps that a head may read, cheapest first."""
-    stages = (*(stage.name for stage in card.backbone.stages), EMBEDDING)
-    return list(dict.fromkeys([(EMBEDDING,), stages, card.backbone.taps()]))
+    return [(EMBEDDING,), card.backbone.taps()]
 
 
 def _examples(source: _Source, seed: int) -> Examples:

@@ -134,13 +134,20 @@ class _Stretch:
 
 
 def _spectrum(features: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The leading eigenvectors of the covariance `[D, k]`, their eigenvalues `[k]`, and the mean of all others."""
+    """The leading eigenvectors of the covariance `[D, k]`, their eigenvalues `[k]`, and the mean of all others.
+
+    By a random projection and one pass back and forth (arXiv:0909.4061, algorithms 4.4 and 5.1): nearly is enough.
+    """
     rows, columns = features.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, singular, vectors = torch.svd_lowrank(features, q=min(_LEADING, rows, columns), niter=1)
-    values = singular**2 / rows
-    rest = (float(features.square().sum(dtype=torch.float64)) / rows - float(values.sum())) / max(
-        1, columns - len(values)
-    )
-    return vectors, values, max(rest, 0.0)
+    draw = torch.Generator().manual_seed(0)
+    probe = torch.randn(columns, min(_LEADING, rows, columns), generator=draw)
+    basis = torch.linalg.qr(features @ probe).Q  # [N, k]
+    basis = torch.linalg.qr(features @ (features.T @ basis)).Q
+    part = basis.T @ features  # [k, D]
+    # Of the small square, which takes a tenth of the time of a decomposition of the part itself.
+    values, rotation = torch.linalg.eigh((part @ part.T).double() / rows)
+    leading = values > values.max() * 1e-6  # what is smaller is noise of float32, and divided by below
+    values, rotation = values[leading].float(), rotation[:, leading].float()
+    vectors = part.T @ rotation / (values * rows).sqrt()
+    rest = float(features.square().sum(dtype=torch.float64)) / rows - float(values.sum())
+    return vectors, values, max(rest, 0.0) / max(1, columns - len(values))

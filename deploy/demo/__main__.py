@@ -1,6 +1,7 @@
-"""The demo: a published backbone becomes a model, a service serves it, a client asks it; types only what a user types.
+"""The demo: two models are made, a service serves both, a client asks them; types only what a user types.
 
-`make demo` runs it. What it makes lies in .demo/ and is used again by the next run; `make clean` removes it.
+`imagenet` is a published backbone as it is, `elpv` a head trained on images of solar cells. `make demo` runs this. What
+it makes lies in .demo/ and is used again by the next run; `make clean` removes it.
 """
 
 import argparse
@@ -20,11 +21,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deploy.demo import cells
+from deploy.demo.cells import Cell
 from vertebra.client import Client
 
 ROOT = Path(__file__).parents[2]
 WORK = Path(".demo")  # below ROOT, where every command of the demo runs
-RUN, MODELS, GOLDEN, PHOTOGRAPHS = WORK / "runs/imagenet", WORK / "models", WORK / "golden", WORK / "photographs"
+RUNS, MODELS, GOLDEN, PHOTOGRAPHS = WORK / "runs", WORK / "models", WORK / "golden", WORK / "photographs"
+CELLS = WORK / "elpv"
+# The whole frame: what is wrong with a cell may be at its edge.
+ON_CELLS = ["--data", f"{CELLS}/cells.csv", "--crop-px", "224", "--resize-px", "224", "--cache", f"{WORK}/cache"]
+BACKBONE = "efficientnet_lite0"
+ASKED_CELLS, NEIGHBOURS = 6, 3
 LOG = WORK / "service.log"
 PROGRAMS = Path(sys.executable).parent
 READY_WITHIN_S = 60.0
@@ -53,9 +61,11 @@ def main() -> int:
     answered = False
     try:
         photographs = copy_photographs()
-        make_model(photographs)
-        with service() as addresses:
-            ask(addresses, photographs)
+        make_imagenet(photographs)
+        known = make_elpv()
+        with service() as addresses, Client(addresses.grpc) as client:
+            ask_about_photographs(client, photographs)
+            ask_about_cells(client, known)
             answered = True
             print(f"\ngRPC     {addresses.grpc}\nmetrics  http://{addresses.metrics}/metrics")
             print(f"\nThe demo's own work took {time.monotonic() - started_s:.1f} s.", flush=True)
@@ -79,26 +89,60 @@ def copy_photographs() -> list[Path]:
     return [PHOTOGRAPHS / name for name in names]
 
 
-def make_model(photographs: list[Path]) -> None:
-    """The run and its bundle, unless an earlier demo has made them."""
-    if not (ROOT / RUN).exists():
-        run("vertebra-train", "as-is", "efficientnet_lite0", "--out", str(RUN))
-    if (ROOT / MODELS / "imagenet/1/manifest.json").exists():
-        print(f"Using the model that an earlier run made: {MODELS / 'imagenet/1'}", flush=True)
-        return
-    cut_golden(photographs)
-    run("vertebra-export", "bundle", str(RUN), "--repository", str(MODELS), "--golden", str(GOLDEN))
+def make_imagenet(photographs: list[Path]) -> None:
+    """The published model and its bundle, unless an earlier demo has made them."""
+    if not (ROOT / RUNS / "imagenet").exists():
+        run("vertebra-train", "as-is", BACKBONE, "--out", f"{RUNS}/imagenet")
+    if not is_made("imagenet"):
+        cut_golden(photographs)
+        run(
+            "vertebra-export",
+            "bundle",
+            f"{RUNS}/imagenet",
+            "--repository",
+            str(MODELS),
+            "--golden",
+            f"{GOLDEN}/photographs",
+        )
+
+
+def make_elpv() -> list[Cell]:
+    """A head trained on solar cells, its bundle and the features of all cells, unless an earlier demo has made them."""
+    known = cells.read()
+    if not (ROOT / RUNS / "elpv").exists():
+        print(f"{cells.LICENCE}\n", flush=True)
+        cells.write_table(known, ROOT / CELLS / "cells.csv")
+        run("vertebra-train", "fit", *ON_CELLS, "--backbone", BACKBONE, "--out", f"{RUNS}/elpv")
+    if not (ROOT / CELLS / "features.npz").exists():
+        run("vertebra-train", "extract", *ON_CELLS, "--backbone", BACKBONE, "--out", f"{CELLS}/features.npz")
+    if not is_made("elpv"):
+        cells.copy_golden(known, ROOT / GOLDEN / "cells")
+        export("elpv", GOLDEN / "cells")
+    return known
+
+
+def export(model: str, golden: Path) -> None:
+    """The bundle of a run."""
+    run("vertebra-export", "bundle", f"{RUNS}/{model}", "--repository", str(MODELS), "--golden", str(golden))
+
+
+def is_made(model: str) -> bool:
+    """Whether an earlier demo has made a model's bundle; says so."""
+    made = (ROOT / MODELS / model / "1/manifest.json").exists()
+    if made:
+        print(f"Using the model that an earlier run made: {MODELS / model / '1'}", flush=True)
+    return made
 
 
 def cut_golden(photographs: list[Path]) -> None:
     """Sixteen real pictures to prove the model on: eight cuts of each photograph, of different sizes and shapes."""
-    (ROOT / GOLDEN).mkdir(parents=True, exist_ok=True)
+    (ROOT / GOLDEN / "photographs").mkdir(parents=True, exist_ok=True)
     for photograph in photographs:
         with Image.open(ROOT / photograph) as picture:
             for index in range(8):
                 left, top = 37 * (index % 4), 61 * (index // 4)
                 cut = picture.crop((left, top, left + 250 + 41 * index, top + 360 - 19 * index))
-                cut.save(ROOT / GOLDEN / f"{photograph.stem}-{index}.jpg", quality=95)
+                cut.save(ROOT / GOLDEN / "photographs" / f"{photograph.stem}-{index}.jpg", quality=95)
 
 
 def run(program: str, *arguments: str) -> None:
@@ -160,29 +204,51 @@ def read_log() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
-def ask(addresses: Addresses, photographs: list[Path]) -> None:
-    """Ask about each photograph and print the answers."""
+def ask_about_photographs(client: Client, photographs: list[Path]) -> None:
+    """Ask the published model what is on each photograph, and print the answers."""
     print(f"{'image':<12} {'label':<28} {'probability':>11}   milliseconds")
     embeddings = []
-    with Client(addresses.grpc) as client:
-        for photograph in photographs:
-            response = client.analyze([ROOT / photograph], model="imagenet", answers=["labels", "embedding"], top_k=3)
-            (analysis,) = response.answers()
-            assert analysis.embedding is not None
-            embeddings.append(analysis.embedding)
-            timing = response.timing
-            stages = f"decode {timing.decode_ms:.1f}, queue {timing.queue_ms:.1f}, infer {timing.infer_ms:.1f}"
-            for index, label in enumerate(analysis.labels):
-                name, where = (photograph.name, stages) if index == 0 else ("", "")
-                print(f"{name:<12} {label.name:<28} {label.probability:>10.1%}    {where}".rstrip())
+    for photograph in photographs:
+        response = client.analyze([ROOT / photograph], model="imagenet", answers=["labels", "embedding"], top_k=3)
+        (analysis,) = response.answers()
+        assert analysis.embedding is not None
+        embeddings.append(analysis.embedding)
+        timing = response.timing
+        stages = f"decode {timing.decode_ms:.1f}, queue {timing.queue_ms:.1f}, infer {timing.infer_ms:.1f}"
+        for index, label in enumerate(analysis.labels):
+            name, where = (photograph.name, stages) if index == 0 else ("", "")
+            print(f"{name:<12} {label.name:<28} {label.probability:>10.1%}    {where}".rstrip())
     a, b = embeddings
     cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-    print(f"\ncosine between the two embeddings ({len(a)} numbers each): {cosine:.3f}")
+    print(f"\ncosine between the two embeddings ({len(a)} numbers each): {cosine:.3f}\n")
+
+
+def ask_about_cells(client: Client, known: list[Cell]) -> None:
+    """Ask the trained model about cells that it has not learnt from, and look for the nearest that it has."""
+    asked = cells.held_out(known, ASKED_CELLS)
+    response = client.analyze([cell.path for cell in asked], model="elpv", answers=["labels", "embedding"], top_k=1)
+    with np.load(ROOT / CELLS / "features.npz") as features:
+        learnt = features["split"] == "train"
+        index, paths, labels = (features[name][learnt] for name in ("embedding", "path", "label"))
+    index /= np.linalg.norm(index, axis=1, keepdims=True)  # [cells, D]
+    print(
+        f"{'held-out cell':<14} {'expert':<12} {'answer':<12} {'probability':>11}   nearest cells that were learnt from"
+    )
+    for cell, analysis in zip(asked, response.answers(), strict=True):
+        assert analysis.embedding is not None
+        cosines = index @ (analysis.embedding / np.linalg.norm(analysis.embedding))
+        nearest = np.argsort(-cosines)[:NEIGHBOURS]
+        shown = ", ".join(f"{Path(paths[each]).stem} {labels[each]} {cosines[each]:.2f}" for each in nearest)
+        (label,) = analysis.labels
+        print(f"{cell.path.stem:<14} {cell.label:<12} {label.name:<12} {label.probability:>10.1%}    {shown}")
 
 
 def serve_on(addresses: Addresses, photographs: list[Path]) -> None:
     """Say how to ask the service, and wait for Ctrl-C."""
-    print(f"\nAsk it yourself:\n  .venv/bin/vertebra-client classify {addresses.grpc} {photographs[0]}")
+    print(
+        f"\nAsk it yourself:\n  .venv/bin/vertebra-client classify {addresses.grpc} {photographs[0]} --model imagenet"
+    )
+    print(f"Look at how elpv was trained:\n  {RUNS}/elpv/report.html")
     print("\nServing until Ctrl-C.", flush=True)
     signal.pause()
 
