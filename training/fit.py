@@ -1,7 +1,7 @@
 """From a person's labelled images to a run, on a frozen backbone; every step in order, each in a file of its own."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from service.bundle import CropGeometry
 from training import backbones, baselines, dataset, features, fitting, freezing, report
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
-from training.errors import FrozenError
+from training.errors import BackboneError, FrozenError
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted, Kind
 from training.report import HeldOut
@@ -58,10 +58,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that was written, and what was measured."""
+    """A run that was written, what was measured, and the answers to the held-out images."""
 
     run: run.Run
     result: Result
+    held_out: Mapping[Split, HeldOut]
 
 
 class _Clock:
@@ -97,17 +98,27 @@ class _Source:
         return {split: samples for split, samples in self.data.splits.items() if split != "train"}
 
     def plain(self, samples: Sequence[Sample], taps: Sequence[str]) -> dict[str, Tensor]:
-        found = features.rows(samples, PLAIN, self.extractor, self.cache, taps)
-        return {tap: torch.from_numpy(rows) for tap, rows in found.items()}
+        return self._read(samples, PLAIN, taps)
 
     def matrix(self, taps: tuple[str, ...]) -> Tensor:
         """All views of the training images, view by view: float32 `[views * N, D]`."""
         width = sum(self.extractor.taps[tap] for tap in taps)
         matrix = torch.empty(len(self.shown) * len(self.train), width)
         for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
-            found = features.rows(self.train, view, self.extractor, self.cache, taps)
-            torch.cat([torch.from_numpy(found[tap]) for tap in taps], dim=1, out=part)
+            found = self._read(self.train, view, taps)
+            torch.cat([found[tap] for tap in taps], dim=1, out=part)
         return matrix
+
+    def _read(self, samples: Sequence[Sample], view: View, taps: Sequence[str]) -> dict[str, Tensor]:
+        found = features.rows(samples, view, self.extractor, self.cache, taps)
+        for tap, rows in found.items():
+            if not (finite := np.isfinite(rows).all(axis=1)).all():
+                raise BackboneError(
+                    f"Expected features that are numbers. Received: others in the tap {tap}, view {view.name}, of "
+                    f"{samples[int(finite.argmin())].path}. Nothing can be learnt from them: when the cause is found, "
+                    f"delete {self.cache / 'features'}"
+                )
+        return {tap: torch.from_numpy(rows) for tap, rows in found.items()}
 
 
 def fit(order: Order, steps: Steps) -> Trained:
@@ -115,15 +126,17 @@ def fit(order: Order, steps: Steps) -> Trained:
 
     Args:
         order: What to make.
-        steps: Tells of the eight steps.
+        steps: Tells of the seven steps.
 
     Returns:
         The run, its folder written whole, with metrics.json and report.html in it.
 
     Raises:
-        BackboneError: There is no such backbone, or its weights are not what its card says.
+        BackboneError: There is no such backbone, its weights are not what its card says, or its features no numbers.
         CacheError: The cache cannot be read or written.
         DataError: The images are not what they must be.
+        Disagreement: The engine does not answer as torch does.
+        FrozenError: The backbone did not stay as it was pretrained.
         HeadError: No head can be trained on them.
         TargetError: The folder exists.
     """
@@ -170,7 +183,7 @@ def fit(order: Order, steps: Steps) -> Trained:
         made = _describe(card, geometry, fitted, model, result)
         page = report.render(result, made, tested.get("test") or tested["validation"])
         run.write(order.out, made, model, {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page})
-    return Trained(made, result)
+    return Trained(made, result, tested)
 
 
 def _extract(source: _Source, advance: Advance) -> Counts:
@@ -192,7 +205,7 @@ def _examples(source: _Source, seed: int) -> Examples:
         labels=torch.tensor([sample.label for sample in source.train]),
         weights=torch.tensor([sample.weight for sample in source.train], dtype=torch.float64),
         groups=[sample.group for sample in source.train],
-        classes=len(source.data.data.labels),
+        classes=source.data.data.labels,
         seed=seed,
     )
 

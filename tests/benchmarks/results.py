@@ -5,9 +5,10 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -24,12 +25,30 @@ def keep(name: str, figures: Mapping[str, object]) -> Path:
     return file
 
 
+def cell(name: str, key: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """One cell of the table `results/<name>.json`: as it was kept, or measured now and kept at once.
+
+    A benchmark of many cells goes on where it was stopped; `rm` begins it anew. Each cell says when and at which commit
+    it was measured.
+    """
+    file = FOLDER / f"{name}.json"
+    cells: dict[str, dict[str, Any]] = json.loads(file.read_text())["cells"] if file.exists() else {}
+    if key not in cells:
+        started_s = time.perf_counter()
+        figures = measure()
+        seconds = round(time.perf_counter() - started_s, 1)
+        cells[key] = {**figures, "seconds": seconds, "commit": _commit(), "time": _now()}
+        keep(name, {"cells": cells})
+        print(f"{key}: {json.dumps(figures)}", flush=True)
+    return cells[key]
+
+
 def _origin(name: str) -> dict[str, object]:
     return {
         "command": f"python -m tests.benchmarks.{name}",
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "commit": _commit(),
         "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", ":!*/results/*").splitlines()),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": _now(),
         "processor": _processor(),
         "usable_cpus": cpu.usable(),
         "load_before": os.getloadavg()[0],
@@ -37,6 +56,14 @@ def _origin(name: str) -> dict[str, object]:
         "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy")}
         | {"onnxruntime": onnxruntime.__version__},
     }
+
+
+def _commit() -> str:
+    return _git("rev-parse", "--short=12", "HEAD")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _git(*arguments: str) -> str:

@@ -1,7 +1,7 @@
-"""One preprocessing: export's verification, the service and the client's raw path feed the engine the same pixels.
+"""One preprocessing: training, export's verification, the service and the client's raw path feed the same pixels.
 
-Each path is intercepted where its pixels reach the engine. In export that is Engine.run; in a service, which is another
-process, a model that answers with the pixels that it was fed.
+Each path is intercepted where its pixels reach the engine. In export that is Engine.run; in training and in a service,
+which is another process, a model that answers with the pixels that it was fed.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -17,9 +18,13 @@ from sklearn.datasets import load_sample_images
 
 from export import bundle
 from export.progress import Steps
+from service.bundle import sha256_of
 from service.engine import Arrays, Engine
 from tests.conftest import Service, mirror, write_bundle
 from tests.export.conftest import GEOMETRY, Tiny, write_run
+from training import features
+from training.dataset import Sample
+from training.views import PLAIN
 from vertebra.client import Client
 
 
@@ -77,8 +82,26 @@ def fed_by_export(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
     return [by_size[1], by_size[3], by_size[8]]
 
 
+@pytest.fixture
+def fed_by_training(files: list[Path], tmp_path: Path) -> list[str]:
+    """Digests of what the engine was fed for the bottleneck cache, by file."""
+    model = mirror(GEOMETRY)
+    onnx.save(model.graph, tmp_path / "mirror.onnx")
+    engine = Engine(tmp_path / "mirror.onnx", threads=1)
+    widths = {"logits": 3, "embedding": GEOMETRY.crop_height_px * GEOMETRY.crop_width_px * 3}
+    extractor = features.Extractor(engine, GEOMETRY, widths, facts={})
+    samples = [Sample(file, bytes.fromhex(sha256_of(file)), label=0, weight=1.0, group=None) for file in files]
+    features.extract(samples, (PLAIN,), extractor, tmp_path / "cache", lambda _: None)
+    rows = features.rows(samples, PLAIN, extractor, tmp_path / "cache", ["embedding"])["embedding"]
+    return [digest(row.astype(np.uint8)) for row in rows]
+
+
 def test_every_path_feeds_the_engine_the_same_pixels(
-    files: list[Path], fed_by_export: list[set[str]], tmp_path: Path, start_service: Callable[..., Service]
+    files: list[Path],
+    fed_by_training: list[str],
+    fed_by_export: list[set[str]],
+    tmp_path: Path,
+    start_service: Callable[..., Service],
 ) -> None:
     write_bundle(tmp_path / "models", mirror(GEOMETRY))
     service = start_service(tmp_path / "models")
@@ -92,6 +115,7 @@ def test_every_path_feeds_the_engine_the_same_pixels(
     assert [digest(answer.vector.astype(np.uint8)) for answer in by_file] == served
     assert [digest(answer.vector.astype(np.uint8)) for answer in by_pixels] == served
     assert len(set(served)) == len(files), "files that cannot be told apart prove nothing"
+    assert fed_by_training == served
     one_at_a_time, *batches = fed_by_export
     assert one_at_a_time == set(served)
     assert all(batch == set(served) for batch in batches)
