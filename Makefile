@@ -7,6 +7,7 @@
 #
 #   TORCH_INDEX=URL       a second package index: its CPU builds of torch and torchvision (2.14.1+cpu) are preferred
 #   IMAGENET_SAMPLES=PATH one image for each ImageNet class, for the accuracy test (a folder or its .tar)
+#   CIFAR10=PATH          CIFAR-10 as images, for its benchmark: train and test folders (or their .tar)
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -15,6 +16,9 @@ STUBS ?= protos
 CODE := service export training protos deploy tests
 ifneq ($(wildcard ../shared/data/imagenet-samples.tar),)
 IMAGENET_SAMPLES ?= $(abspath ../shared/data/imagenet-samples.tar)
+endif
+ifneq ($(wildcard ../shared/data/cifar10.tar),)
+CIFAR10 ?= $(abspath ../shared/data/cifar10.tar)
 endif
 ifdef IMAGENET_SAMPLES
 export IMAGENET_SAMPLES
@@ -47,6 +51,9 @@ bench: .venv/dev .demo/models/imagenet/1/manifest.json
 	$(BIN)/python -m tests.benchmarks.decode $(IMAGES)
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.serving $(IMAGES)
+	$(BIN)/python -m tests.benchmarks.bottleneck
+	$(BIN)/python -m tests.benchmarks.elpv
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
 
 .demo/models/imagenet/1/manifest.json:
 	$(MAKE) demo ONCE=1
