@@ -44,7 +44,7 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 
-bench: .venv/dev .demo/models/imagenet/1/manifest.json
+bench: .venv/dev .demo/alone/imagenet
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.startup
 	$(if $(IMAGENET_SAMPLES),$(BIN)/python -m tests.benchmarks.accuracy $(IMAGES))
@@ -57,6 +57,11 @@ bench: .venv/dev .demo/models/imagenet/1/manifest.json
 
 .demo/models/imagenet/1/manifest.json:
 	$(MAKE) demo ONCE=1
+
+# A repository of one model, for what is said of a service with one.
+.demo/alone/imagenet: .demo/models/imagenet/1/manifest.json
+	mkdir -p $(@D)
+	ln -sfn ../models/imagenet $@
 
 stubs: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos \

@@ -15,7 +15,7 @@ BATCH = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
+    parser.add_argument("--repository", type=Path, default=Path(".demo/alone"))
     parser.add_argument("--images", type=Path, required=True, help="imagenet-samples.tar or its folder")
     arguments = parser.parse_args()
     files = pictures.read(arguments.images, CLASSES)  # by name, which is by class

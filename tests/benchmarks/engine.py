@@ -1,6 +1,6 @@
 """What the memory arena and spinning threads cost and give: why service/engine.py switches both off.
 
-    python -m tests.benchmarks.engine --repository .demo/models
+    python -m tests.benchmarks.engine --repository .demo/alone
 
 Each variant runs in a process of its own, alone and beside a neighbour that keeps one core busy; rounds are interleaved
 and every figure is the median of the rounds.
@@ -36,7 +36,7 @@ IMAGES = 96
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
+    parser.add_argument("--repository", type=Path, default=Path(".demo/alone"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """The service against what this machine could do at most, and against gRPC that does nothing, in interleaved rounds.
 
-    python -m tests.benchmarks.serving --repository .demo/models [--images PATH]
+    python -m tests.benchmarks.serving --repository .demo/alone [--images PATH]
 
 limit    our decode in threads, pipelined with the engine at its best batch size: no wire, no queue, no caller
 echo     a bare grpc.aio server: the same bytes in, the same number of bytes out
@@ -69,7 +69,7 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
+    parser.add_argument("--repository", type=Path, default=Path(".demo/alone"))
     parser.add_argument(
         "--images", type=Path, help="a folder or .tar of JPEG files; cuts of scikit-learn's photographs if none"
     )

@@ -1,6 +1,6 @@
 """How soon a fresh process serves, and what it holds then.
 
-python -m tests.benchmarks.startup --repository .demo/models
+python -m tests.benchmarks.startup --repository .demo/alone
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tests.benchmarks import results
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path(".demo/models"))
+    parser.add_argument("--repository", type=Path, default=Path(".demo/alone"))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     rounds = [start(arguments.repository) for _ in range(arguments.rounds)]
