@@ -88,6 +88,7 @@ class Export(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_implicit_flags="toggle",
     )
 
     bundle: CliSubCommand[Bundle] = Field(description="Make a bundle of a run.")

@@ -1,9 +1,7 @@
 """Reads which images there are and what they are labelled with; does not open the images themselves."""
 
 import csv
-import hashlib
 import io
-import json
 import math
 import os
 import unicodedata
@@ -84,18 +82,6 @@ def read(source: Path) -> tuple[LabelledImage, ...]:
     if not images:
         raise DataError(f"Expected a row for each image. Received: {source}, which has none.")
     return images
-
-
-def labels_sha256(labels: Sequence[str]) -> str:
-    """Name a label map.
-
-    Args:
-        labels: The names of the classes, by column.
-
-    Returns:
-        The SHA-256 of the names as a JSON list without spaces, in UTF-8, as 64 lower-case hexadecimal digits.
-    """
-    return hashlib.sha256(json.dumps(list(labels), ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read_folder(source: Path) -> tuple[LabelledImage, ...]:

@@ -112,6 +112,7 @@ def _manifest(identity: Identity, contents: Contents, images: Sequence[str]) -> 
         created_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         geometry=geometry_message(run.geometry),
         labels=run.labels,
+        labels_sha256=run.labels_sha256,
         outputs=_outputs(contents),
         graphs=[bundle_pb2.Graph(precision=Precision.PRECISION_FP32, file=GRAPH)],
         golden=bundle_pb2.Golden(

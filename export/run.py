@@ -29,8 +29,7 @@ from safetensors.torch import save as serialize
 
 from export import program, staging
 from export.errors import RunError
-from export.labelled import labels_sha256
-from service.bundle import CropGeometry, crop_geometry, sha256_of
+from service.bundle import CropGeometry, crop_geometry, labels_sha256, sha256_of
 from service.errors import BundleError
 from vertebra.v1 import bundle_pb2
 

@@ -1,8 +1,10 @@
 """Reads a manifest into a frozen, checked Bundle; neither runs its graph (engine.py) nor judges it (proof.py)."""
 
 import hashlib
+import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -210,6 +212,18 @@ def _check_bounds(golden: bundle_pb2.Golden) -> None:
         raise BundleError(f"Expected one golden bound a precision. Received: several for {twice}.")
 
 
+def labels_sha256(labels: Sequence[str]) -> str:
+    """Name a label map.
+
+    Args:
+        labels: The names of the classes, by column.
+
+    Returns:
+        The SHA-256 of the names as a JSON list without spaces, in UTF-8, as 64 lower-case hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(list(labels), ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
 def _labels(manifest: bundle_pb2.Manifest) -> tuple[str, ...]:
     labels = tuple(manifest.labels)
     if "" in labels:
@@ -217,6 +231,8 @@ def _labels(manifest: bundle_pb2.Manifest) -> tuple[str, ...]:
     columns = _output(manifest, OutputKind.OUTPUT_KIND_LOGITS).shape[0]
     if len(labels) != columns:
         raise BundleError(f"Expected {columns} labels, one for each column of the logits. Received: {len(labels)}.")
+    if (received := labels_sha256(labels)) != manifest.labels_sha256:
+        raise BundleError(f"Expected labels with the SHA-256 {manifest.labels_sha256!r}. Received: {received}.")
     return labels
 
 

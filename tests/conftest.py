@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from service import image
-from service.bundle import CropGeometry
+from service.bundle import CropGeometry, labels_sha256
 from vertebra.v1 import bundle_pb2
 
 
@@ -178,6 +178,7 @@ def write_bundle(
 
 def _manifest(model: TinyModel, version: int) -> bundle_pb2.Manifest:
     manifest = bundle_pb2.Manifest(format=1, model=model.name, version=version, labels=model.labels)
+    manifest.labels_sha256 = labels_sha256(model.labels)
     manifest.created_time = "2026-01-01T00:00:00Z"
     manifest.geometry.crop.resize_shorter_px = model.geometry.resize_shorter_px
     manifest.geometry.crop.crop_height_px = model.geometry.crop_height_px

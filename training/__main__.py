@@ -19,8 +19,8 @@ _LOAD = "load torch and timm"
 _BACKBONE = "Name of the backbone: efficientnet_lite0."
 _OUT = "Folder of the run, which must not exist yet. Its name becomes the model's."
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vertebra"
-_CACHE_HELP = f"Folder of what is computed once, to be deleted at will (default {_CACHE})."
-_ON_BAD = "Whether to stop at files that cannot be used, or to leave them out and list them (default error)."
+_CACHE_HELP = "Folder of what is computed once, to be deleted at will."
+_ON_BAD = "Whether to stop at files that cannot be used, or to leave them out and list them."
 
 
 def _export(run: Path) -> str:
@@ -41,18 +41,18 @@ class Fit(BaseSettings):
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
     on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Part of the images to test on, where the data names no splits (default 0.2)."
+        0.2, gt=0, lt=1, description="Part of the images to test on, where the data names no splits."
     )
-    seed: int = Field(0, ge=0, description="Draws the split and the folds (default 0); another tells how much is luck.")
+    seed: int = Field(0, ge=0, description="Draws the split and the folds; another tells how much is luck.")
     head: Literal["linear", "mlp", "cosine"] = Field(
         "linear",
-        description="What reads the features (default linear): mlp for many images, cosine for a handful a class.",
+        description="What reads the features: mlp for many images, cosine for a handful a class.",
     )
     views: int = Field(
         0,
         ge=0,
         le=100,
-        description="More views of each training image to learn from (default 0): the first is its mirror image, the "
+        description="More views of each training image to learn from: the first is its mirror image, the "
         "others are random crops. Each costs as much time as all images do.",
     )
     crop_px: int | None = Field(
@@ -194,6 +194,7 @@ class Train(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_implicit_flags="toggle",
     )
 
     fit: CliSubCommand[Fit] = Field(description="Train a head on a frozen backbone's features of your images.")

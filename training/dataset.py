@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import DataError
-from export.labelled import LabelledImage, Split, labels_sha256
+from export.labelled import LabelledImage, Split
 from export.progress import Advance
 from service import image
+from service.bundle import labels_sha256
 from service.errors import BadImage
 from training import splits, twins
 from training.result import Data, Fault, Leak

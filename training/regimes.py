@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from export import program, run, staging
-from export.labelled import labels_sha256
 from export.progress import Steps
 from export.run import EMBEDDING
+from service.bundle import labels_sha256
 from training import backbones, heads
 from training.backbones import Card
 from training.served import Served, describe

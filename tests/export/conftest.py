@@ -10,9 +10,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from export import bundle, program, run
-from export.labelled import labels_sha256
 from export.progress import Steps
-from service.bundle import CropGeometry, Interpolation
+from service.bundle import CropGeometry, Interpolation, labels_sha256
 
 GEOMETRY = CropGeometry(40, 32, 32, Interpolation.INTERPOLATION_BICUBIC)
 SCALING = run.Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5))

@@ -11,7 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from export.errors import DataError
-from export.labelled import LabelledImage, labels_sha256, read
+from export.labelled import LabelledImage, read
+from service.bundle import labels_sha256
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -5,6 +5,8 @@ import pytest
 
 from export import bundle
 from export.__main__ import main
+from export.score import Scores
+from tests.conftest import encode
 
 
 @pytest.fixture
@@ -62,12 +64,58 @@ def test_a_missing_flag_is_named(call: Call, tiny_run: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == "vertebra-export: error: Expected --repository. Received: none. See --help\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["run", "--colour"]])
+@pytest.mark.parametrize("arguments", [["run"], ["bundle", "run", "--colour"], ["evaluate", "bundle", "--colour"]])
 def test_wrong_flags_exit_with_2(call: Call, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         call(*arguments)
     assert exit_.value.code == 2
     assert "vertebra-export: error: " in capsys.readouterr().err
+
+
+def test_without_a_command_both_are_named(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 2
+    assert capsys.readouterr().err == (
+        "vertebra-export: error: Expected a command, bundle or evaluate. Received: none. See vertebra-export --help\n"
+    )
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Four images of red and two of blue."""
+    for label, colour, count in (("red", (250, 9, 9), 4), ("blue", (9, 9, 250), 2)):
+        (tmp_path / "labelled" / label).mkdir(parents=True)
+        for index in range(count):
+            (tmp_path / "labelled" / label / f"{index}.png").write_bytes(encode(colour))
+    return tmp_path / "labelled"
+
+
+def test_evaluate_prints_how_good_a_bundle_is(
+    call: Call, repository: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", repository / "colours/1", "--data", labelled) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("colours version 1 on 6 images\n")
+    assert "accuracy           100.0%  61.0% to 100.0%" in out
+    assert [line.split()[0] for line in err.splitlines()] == ["1/4", "2/4", "3/4", "4/4"]
+
+
+def test_evaluate_gives_a_program_all_figures_as_json(
+    call: Call, repository: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", repository / "colours/1", "--data", labelled, "--json") == 0
+    scores = Scores.model_validate_json(capsys.readouterr().out)
+    assert (scores.images, scores.accuracy.value) == (6, 1.0)
+
+
+def test_a_label_that_a_bundle_does_not_know_is_one_line(
+    call: Call, repository: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (labelled / "blue").rename(labelled / "mauve")
+    assert call("evaluate", repository / "colours/1", "--data", labelled) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("vertebra-export: error: Expected labels of the bundle, which has 3: 'red'")
+    assert err.splitlines()[-1].endswith("Received: 'mauve', with 2 images.")
 
 
 def test_ctrl_c_is_one_line(

@@ -49,13 +49,21 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": 2}, "Received: format: Input should be 1"),
+        ({"format": 1}, "to be a run of format 2. Received: format: Input should be 2"),
         ({"colour": "red"}, "Received: colour: Extra inputs are not permitted"),
         ({"labels": ["cat", ""]}, "Received: labels.1: String should have at least 1 character"),
         ({"labels": ["cat", "dog"]}, r"Expected a label for each column of the logits \[3\]. Got 2"),
         ({"geometry": {}}, "Expected a geometry of the kind crop. Received: None"),
         ({"geometry": {"corp": {}}}, 'no field named "corp"'),
         ({"outputs": []}, "Expected an output logits"),
+        (
+            {"labels": ["cat", "dog", "mule"]},
+            r"Expected labels with the SHA-256 ([0-9a-f]{64})\. Got labels with (?!\1)",
+        ),
+        ({"labels": ["dog", "cat", "horse"]}, r"Expected labels with the SHA-256 [0-9a-f]{64}\. Got labels with"),
+        ({"labels_sha256": "nothing"}, "Received: labels_sha256: String should match pattern"),
+        ({"head": {"kind": "forest", "taps": ["embedding"]}}, r"Received: head.kind: Input should be 'linear', 'mlp'"),
+        ({"head": {"kind": "linear", "taps": []}}, "Received: head.taps: Tuple should have at least 1 item"),
     ],
 )
 def test_a_changed_description_is_refused(copy: Path, values: dict[str, object], message: str) -> None:

@@ -105,6 +105,10 @@ def empty_label(manifest: bundle_pb2.Manifest) -> None:
     manifest.labels[1] = ""
 
 
+def swap_labels(manifest: bundle_pb2.Manifest) -> None:
+    manifest.labels[0], manifest.labels[1] = manifest.labels[1], manifest.labels[0]
+
+
 def drop_embedding(manifest: bundle_pb2.Manifest) -> None:
     del manifest.outputs[1]
 
@@ -154,6 +158,7 @@ def few_golden(manifest: bundle_pb2.Manifest) -> None:
         (set_field("version", 0), r"Expected a version of at least 1. Received: 0"),
         (drop_label, r"Expected 3 labels, one for each column of the logits. Received: 2\."),
         (empty_label, r"Expected a name for every label. Received: an empty one at index 1\."),
+        (swap_labels, r"Expected labels with the SHA-256 '[0-9a-f]{64}'. Received: [0-9a-f]{64}\."),
         (drop_embedding, r"Expected exactly one output of the kind OUTPUT_KIND_EMBEDDING, a vector. Received: \[\]"),
         (drop_graphs, r"Expected at least one graph. Received: none"),
         (unlist_graph, r"Expected the manifest to list every file .* Received: no entry for \['model.onnx'\]"),

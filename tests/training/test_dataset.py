@@ -13,6 +13,7 @@ from export import labelled
 from export.errors import DataError
 from export.labelled import LabelledImage
 from service import image
+from service.bundle import labels_sha256
 from training import dataset
 from training.dataset import Dataset, Plan
 
@@ -56,7 +57,7 @@ def check(source: Path, advance: Callable[[int], None] = lambda _: None) -> tupl
 def test_labels_are_sorted_and_splits_drawn(data: Path) -> None:
     made = prepare(data, Plan())
     assert made.data.labels == ("ant", "bee")
-    assert made.data.labels_sha256 == labelled.labels_sha256(["ant", "bee"])
+    assert made.data.labels_sha256 == labels_sha256(["ant", "bee"])
     assert made.data.images == {"train": (8, 8), "test": (2, 2)}
     assert made.data.source == str(data)
     assert not made.data.left_out

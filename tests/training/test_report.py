@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.labelled import Split, labels_sha256
+from export.labelled import Split
 from export.run import Decision as Regime
 from export.run import Head, Output, Run, Scaling
 from export.score import Bin, score, wilson
-from service.bundle import CropGeometry, Interpolation
+from service.bundle import CropGeometry, Interpolation, labels_sha256
 from training import backbones
 from training.report import HeldOut, render
 from training.result import (

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vertebra/v1/bundle.proto\x12\x0bvertebra.v1\"\xf8\x03\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x14\n\x0c\x63reated_time\x18\x04 \x01(\t\x12\'\n\x08geometry\x18\x05 \x01(\x0b\x32\x15.vertebra.v1.Geometry\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12$\n\x07outputs\x18\x07 \x03(\x0b\x32\x13.vertebra.v1.Output\x12\"\n\x06graphs\x18\x08 \x03(\x0b\x32\x12.vertebra.v1.Graph\x12#\n\x06golden\x18\t \x01(\x0b\x32\x13.vertebra.v1.Golden\x12\'\n\x08\x62\x61\x63kbone\x18\n \x01(\x0b\x32\x15.vertebra.v1.Backbone\x12\x16\n\x0eweights_sha256\x18\x0b \x01(\t\x12\x30\n\rverifications\x18\x0c \x03(\x0b\x32\x19.vertebra.v1.Verification\x12\x37\n\tproducers\x18\r \x03(\x0b\x32$.vertebra.v1.Manifest.ProducersEntry\x12 \n\x05\x66iles\x18\x0e \x03(\x0b\x32\x11.vertebra.v1.File\x1a\x30\n\x0eProducersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x08Geometry\x12)\n\x04\x63rop\x18\x01 \x01(\x0b\x32\x19.vertebra.v1.CropGeometryH\x00\x42\x06\n\x04kind\"\x8b\x01\n\x0c\x43ropGeometry\x12\x19\n\x11resize_shorter_px\x18\x01 \x01(\r\x12\x16\n\x0e\x63rop_height_px\x18\x02 \x01(\r\x12\x15\n\rcrop_width_px\x18\x03 \x01(\r\x12\x31\n\rinterpolation\x18\x04 \x01(\x0e\x32\x1a.vertebra.v1.Interpolation\"\x86\x01\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.vertebra.v1.OutputKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0b\n\x03tap\x18\x04 \x01(\t\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x1a\n\x12\x65mbedding_space_id\x18\x06 \x01(\t\"@\n\x05Graph\x12)\n\tprecision\x18\x01 \x01(\x0e\x32\x16.vertebra.v1.Precision\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"i\n\x06Golden\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\t\x12\x15\n\rexpected_file\x18\x03 \x01(\t\x12(\n\x06\x62ounds\x18\x04 \x03(\x0b\x32\x18.vertebra.v1.GoldenBound\"d\n\x0bGoldenBound\x12)\n\tprecision\x18\x01 \x01(\x0e\x32\x16.vertebra.v1.Precision\x12\x15\n\rlowest_cosine\x18\x02 \x01(\x01\x12\x13\n\x0bmean_cosine\x18\x03 \x01(\x01\"Q\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x04 \x01(\t\"\x92\x01\n\x0cVerification\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlowest_cosine\x18\x03 \x01(\x01\x12\x13\n\x0bmean_cosine\x18\x04 \x01(\x01\x12\x1a\n\x12largest_difference\x18\x05 \x01(\x01\x12\x16\n\x0etop1_agreement\x18\x06 \x01(\x01\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04*e\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02*\\\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x19\n\x15OUTPUT_KIND_EMBEDDING\x10\x02*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vertebra/v1/bundle.proto\x12\x0bvertebra.v1\"\x8f\x04\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x14\n\x0c\x63reated_time\x18\x04 \x01(\t\x12\'\n\x08geometry\x18\x05 \x01(\x0b\x32\x15.vertebra.v1.Geometry\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x15\n\rlabels_sha256\x18\x0f \x01(\t\x12$\n\x07outputs\x18\x07 \x03(\x0b\x32\x13.vertebra.v1.Output\x12\"\n\x06graphs\x18\x08 \x03(\x0b\x32\x12.vertebra.v1.Graph\x12#\n\x06golden\x18\t \x01(\x0b\x32\x13.vertebra.v1.Golden\x12\'\n\x08\x62\x61\x63kbone\x18\n \x01(\x0b\x32\x15.vertebra.v1.Backbone\x12\x16\n\x0eweights_sha256\x18\x0b \x01(\t\x12\x30\n\rverifications\x18\x0c \x03(\x0b\x32\x19.vertebra.v1.Verification\x12\x37\n\tproducers\x18\r \x03(\x0b\x32$.vertebra.v1.Manifest.ProducersEntry\x12 \n\x05\x66iles\x18\x0e \x03(\x0b\x32\x11.vertebra.v1.File\x1a\x30\n\x0eProducersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x08Geometry\x12)\n\x04\x63rop\x18\x01 \x01(\x0b\x32\x19.vertebra.v1.CropGeometryH\x00\x42\x06\n\x04kind\"\x8b\x01\n\x0c\x43ropGeometry\x12\x19\n\x11resize_shorter_px\x18\x01 \x01(\r\x12\x16\n\x0e\x63rop_height_px\x18\x02 \x01(\r\x12\x15\n\rcrop_width_px\x18\x03 \x01(\r\x12\x31\n\rinterpolation\x18\x04 \x01(\x0e\x32\x1a.vertebra.v1.Interpolation\"\x86\x01\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.vertebra.v1.OutputKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0b\n\x03tap\x18\x04 \x01(\t\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x1a\n\x12\x65mbedding_space_id\x18\x06 \x01(\t\"@\n\x05Graph\x12)\n\tprecision\x18\x01 \x01(\x0e\x32\x16.vertebra.v1.Precision\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"i\n\x06Golden\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\t\x12\x15\n\rexpected_file\x18\x03 \x01(\t\x12(\n\x06\x62ounds\x18\x04 \x03(\x0b\x32\x18.vertebra.v1.GoldenBound\"d\n\x0bGoldenBound\x12)\n\tprecision\x18\x01 \x01(\x0e\x32\x16.vertebra.v1.Precision\x12\x15\n\rlowest_cosine\x18\x02 \x01(\x01\x12\x13\n\x0bmean_cosine\x18\x03 \x01(\x01\"Q\n\x08\x42\x61\x63kbone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x04 \x01(\t\"\x92\x01\n\x0cVerification\x12\x0e\n\x06output\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlowest_cosine\x18\x03 \x01(\x01\x12\x13\n\x0bmean_cosine\x18\x04 \x01(\x01\x12\x1a\n\x12largest_difference\x18\x05 \x01(\x01\x12\x16\n\x0etop1_agreement\x18\x06 \x01(\x01\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04*e\n\rInterpolation\x12\x1d\n\x19INTERPOLATION_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERPOLATION_BILINEAR\x10\x01\x12\x19\n\x15INTERPOLATION_BICUBIC\x10\x02*\\\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x19\n\x15OUTPUT_KIND_EMBEDDING\x10\x02*v\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRECISION_FP32\x10\x01\x12\x12\n\x0ePRECISION_FP16\x10\x02\x12\x12\n\x0ePRECISION_BF16\x10\x03\x12\x12\n\x0ePRECISION_INT8\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,32 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANIFEST_PRODUCERSENTRY']._loaded_options = None
   _globals['_MANIFEST_PRODUCERSENTRY']._serialized_options = b'8\001'
-  _globals['_INTERPOLATION']._serialized_start=1455
-  _globals['_INTERPOLATION']._serialized_end=1556
-  _globals['_OUTPUTKIND']._serialized_start=1558
-  _globals['_OUTPUTKIND']._serialized_end=1650
-  _globals['_PRECISION']._serialized_start=1652
-  _globals['_PRECISION']._serialized_end=1770
+  _globals['_INTERPOLATION']._serialized_start=1478
+  _globals['_INTERPOLATION']._serialized_end=1579
+  _globals['_OUTPUTKIND']._serialized_start=1581
+  _globals['_OUTPUTKIND']._serialized_end=1673
+  _globals['_PRECISION']._serialized_start=1675
+  _globals['_PRECISION']._serialized_end=1793
   _globals['_MANIFEST']._serialized_start=42
-  _globals['_MANIFEST']._serialized_end=546
-  _globals['_MANIFEST_PRODUCERSENTRY']._serialized_start=498
-  _globals['_MANIFEST_PRODUCERSENTRY']._serialized_end=546
-  _globals['_GEOMETRY']._serialized_start=548
-  _globals['_GEOMETRY']._serialized_end=609
-  _globals['_CROPGEOMETRY']._serialized_start=612
-  _globals['_CROPGEOMETRY']._serialized_end=751
-  _globals['_OUTPUT']._serialized_start=754
-  _globals['_OUTPUT']._serialized_end=888
-  _globals['_GRAPH']._serialized_start=890
-  _globals['_GRAPH']._serialized_end=954
-  _globals['_GOLDEN']._serialized_start=956
-  _globals['_GOLDEN']._serialized_end=1061
-  _globals['_GOLDENBOUND']._serialized_start=1063
-  _globals['_GOLDENBOUND']._serialized_end=1163
-  _globals['_BACKBONE']._serialized_start=1165
-  _globals['_BACKBONE']._serialized_end=1246
-  _globals['_VERIFICATION']._serialized_start=1249
-  _globals['_VERIFICATION']._serialized_end=1395
-  _globals['_FILE']._serialized_start=1397
-  _globals['_FILE']._serialized_end=1453
+  _globals['_MANIFEST']._serialized_end=569
+  _globals['_MANIFEST_PRODUCERSENTRY']._serialized_start=521
+  _globals['_MANIFEST_PRODUCERSENTRY']._serialized_end=569
+  _globals['_GEOMETRY']._serialized_start=571
+  _globals['_GEOMETRY']._serialized_end=632
+  _globals['_CROPGEOMETRY']._serialized_start=635
+  _globals['_CROPGEOMETRY']._serialized_end=774
+  _globals['_OUTPUT']._serialized_start=777
+  _globals['_OUTPUT']._serialized_end=911
+  _globals['_GRAPH']._serialized_start=913
+  _globals['_GRAPH']._serialized_end=977
+  _globals['_GOLDEN']._serialized_start=979
+  _globals['_GOLDEN']._serialized_end=1084
+  _globals['_GOLDENBOUND']._serialized_start=1086
+  _globals['_GOLDENBOUND']._serialized_end=1186
+  _globals['_BACKBONE']._serialized_start=1188
+  _globals['_BACKBONE']._serialized_end=1269
+  _globals['_VERIFICATION']._serialized_start=1272
+  _globals['_VERIFICATION']._serialized_end=1418
+  _globals['_FILE']._serialized_start=1420
+  _globals['_FILE']._serialized_end=1476
 # @@protoc_insertion_point(module_scope)

@@ -136,6 +136,7 @@ class Manifest(_message.Message):
     CREATED_TIME_FIELD_NUMBER: _builtins.int
     GEOMETRY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    LABELS_SHA256_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     GRAPHS_FIELD_NUMBER: _builtins.int
     GOLDEN_FIELD_NUMBER: _builtins.int
@@ -154,6 +155,10 @@ class Manifest(_message.Message):
     """The model's version, equal to the name of the bundle's folder. At least 1; higher is newer."""
     created_time: _builtins.str
     """When the bundle was made, in UTC, RFC 3339: "2026-11-22T03:25:00Z"."""
+    labels_sha256: _builtins.str
+    """Names the label map that the head was trained with: the SHA-256 of `labels` as a JSON list without spaces, in UTF-8;
+    64 lower-case hexadecimal digits. A reader refuses labels that do not have it.
+    """
     weights_sha256: _builtins.str
     """The SHA-256 of the run's weights file that the bundle was made from, as 64 lower-case hexadecimal digits."""
     @_builtins.property
@@ -201,6 +206,7 @@ class Manifest(_message.Message):
         created_time: _builtins.str = ...,
         geometry: Global___Geometry | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        labels_sha256: _builtins.str = ...,
         outputs: _abc.Iterable[Global___Output] | None = ...,
         graphs: _abc.Iterable[Global___Graph] | None = ...,
         golden: Global___Golden | None = ...,
@@ -212,7 +218,7 @@ class Manifest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "geometry", b"geometry", "golden", b"golden"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "created_time", b"created_time", "files", b"files", "format", b"format", "geometry", b"geometry", "golden", b"golden", "graphs", b"graphs", "labels", b"labels", "model", b"model", "outputs", b"outputs", "producers", b"producers", "verifications", b"verifications", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "created_time", b"created_time", "files", b"files", "format", b"format", "geometry", b"geometry", "golden", b"golden", "graphs", b"graphs", "labels", b"labels", "labels_sha256", b"labels_sha256", "model", b"model", "outputs", b"outputs", "producers", b"producers", "verifications", b"verifications", "version", b"version", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
