@@ -4,6 +4,7 @@ The file is derived from a run's weights: torch promises its format to no other 
 torch that wrote it and of the weights that it holds. Loading it trusts its author.
 """
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -51,7 +52,10 @@ def save(program: torch.export.ExportedProgram, path: Path, weights_sha256: str)
         weights_sha256: The digest of the weights file that holds the same tensors.
     """
     stamp = json.dumps({"torch": torch.__version__, "weights_sha256": weights_sha256})
-    torch.export.save(program, path, extra_files={_STAMP: stamp})
+    # In memory first: where the disk is full, torch's own way to a file ends the whole process.
+    data = io.BytesIO()
+    torch.export.save(program, data, extra_files={_STAMP: stamp})
+    path.write_bytes(data.getvalue())
 
 
 def load(path: Path, weights_sha256: str) -> torch.export.ExportedProgram:

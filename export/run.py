@@ -153,6 +153,12 @@ class Head(_Frozen):
     taps: Annotated[tuple[str, ...], Field(min_length=1)]
     hidden: int | None = None
 
+    @model_validator(mode="after")
+    def _a_width_for_an_mlp(self) -> "Head":
+        if (self.kind == "mlp") != (self.hidden is not None):
+            raise ValueError(f"Expected how many numbers lie between two layers, of an mlp alone. Got {self.hidden}")
+        return self
+
 
 class Decision(_Frozen):
     """Which regime a model was made with, and why."""

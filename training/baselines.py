@@ -33,7 +33,6 @@ def compare(embedding: Tensor, labels: Tensor, held_out: Mapping[Split, tuple[Te
     """
     neighbours = min(_NEIGHBOURS, len(labels))
     ways: list[tuple[str, str, _Answer]] = [
-        ("majority", "always answers the most frequent class", _majority(labels)),
         ("kNN", f"votes of the {neighbours} nearest training images by cosine", _knn(embedding, labels, neighbours)),
         (
             "SGD head",
@@ -50,11 +49,6 @@ def _test(answer: _Answer, held_out: Mapping[Split, tuple[Tensor, Tensor]]) -> d
         split: wilson(int((answer(embedding) == labels).sum()), len(labels))
         for split, (embedding, labels) in held_out.items()
     }
-
-
-def _majority(labels: Tensor) -> _Answer:
-    most = int(labels.bincount().argmax())
-    return lambda embedding: torch.full((len(embedding),), most)
 
 
 def _knn(embedding: Tensor, labels: Tensor, neighbours: int) -> _Answer:

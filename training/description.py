@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from export.errors import RunError
 from export.run import Run
 from training.result import METRICS, Result
 
+_HEAD = "head."  # as training/served.py has it
 _SHOWN = 5
 _MARGIN = 10
 
@@ -26,7 +28,7 @@ def describe(path: Path) -> str:
         Lines for a terminal.
 
     Raises:
-        RunError: The folder is no run, or was changed.
+        RunError: The folder is no run, or was changed; or something was trained that its regime says is frozen.
     """
     described = run.read(path)
     geometry = described.geometry
@@ -48,10 +50,21 @@ def _parts(path: Path, described: Run) -> list[str]:
     """How many numbers each part of the model has, and whether training made them."""
     sizes: Counter[tuple[str, str]] = Counter()
     with safe_open(path / run.WEIGHTS, "pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 - not a dict
+        names = list(weights.keys())
+        _check_trained(path, described, names)
+        for name in names:
             how = "trained" if name in described.trained else "frozen"
             sizes[_part(name), how] += math.prod(weights.get_slice(name).get_shape())
     return [f"{part:<16}{size:>12,}  {how}" for (part, how), size in sizes.items()]
+
+
+def _check_trained(path: Path, described: Run, names: Sequence[str]) -> None:
+    expected = set() if described.regime.name == "as-is" else {name for name in names if name.startswith(_HEAD)}
+    if wrong := sorted(expected.symmetric_difference(described.trained)):
+        raise RunError(
+            f"Expected {path / run.RUN} to name {', '.join(sorted(expected)) or 'nothing'} as trained, which is what "
+            f"{described.regime.name} trains. Received: {len(described.trained)} tensors, {wrong[0]} wrongly."
+        )
 
 
 def _part(tensor: str) -> str:

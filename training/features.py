@@ -42,7 +42,7 @@ from service.engine import Engine
 from service.errors import BadImage
 from training import backbones, views
 from training.backbones import Card
-from training.errors import CacheError
+from training.errors import BackboneError, CacheError
 from training.store import Store, write
 from training.taps import Taps
 from training.views import View
@@ -101,7 +101,7 @@ class _Job:
 class _Frame:
     """The pixels of one view of an image, `uint8 [H, W, 3]`."""
 
-    key: bytes
+    sample: CheckedFile
     view: View
     pixels: NDArray[np.uint8]
 
@@ -182,6 +182,7 @@ def extract(
         Where the rows came from. Of files with the same bytes only the first is computed.
 
     Raises:
+        BackboneError: The backbone gives something else than numbers.
         CacheError: The cache cannot be read or written.
         DataError: A file is gone or was changed since it was checked.
     """
@@ -298,12 +299,23 @@ def _fill(stores: Mapping[View, Store], work: Sequence[_Job], extractor: Extract
             answers = extractor.engine.run(np.stack([frame.pixels for frame in batch]))
             made = np.empty(len(batch), dtype)
             for tap in extractor.taps:
+                _check_numbers(tap, answers[tap], batch)
                 made[tap] = answers[tap]
             for frame, row in zip(batch, made, strict=True):
-                shards[frame.view].put(frame.key, row)
+                shards[frame.view].put(frame.sample.sha256, row)
             advance(len(batch))
     for shard in shards.values():
         shard.write()
+
+
+def _check_numbers(tap: str, rows: NDArray[np.float32], batch: Sequence[_Frame]) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        broken = batch[int(finite.argmin())]
+        raise BackboneError(
+            f"Expected features that are numbers. Received: others in the tap {tap}, view {broken.view.name}, of "
+            f"{broken.sample.path}. Nothing can be learnt from them"
+        )
 
 
 def _decoded(work: Sequence[_Job], geometry: CropGeometry) -> Generator[_Frame]:
@@ -339,4 +351,4 @@ def _read(job: _Job, geometry: CropGeometry) -> list[_Frame]:
     except BadImage as error:
         raise DataError(f"Expected {sample.path} to be an image that can be read. Received: {error}") from error
     made = views.pixels(picture, job.shown, geometry, sample.sha256)
-    return [_Frame(sample.sha256, view, each) for view, each in zip(job.shown, made, strict=True)]
+    return [_Frame(sample, view, each) for view, each in zip(job.shown, made, strict=True)]

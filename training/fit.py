@@ -18,7 +18,7 @@ from service.bundle import CropGeometry
 from training import backbones, baselines, dataset, features, fitting, freezing, report
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
-from training.errors import BackboneError, FrozenError
+from training.errors import FrozenError
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted, Kind
 from training.report import HeldOut
@@ -111,13 +111,6 @@ class _Source:
 
     def _read(self, samples: Sequence[Sample], view: View, taps: Sequence[str]) -> dict[str, Tensor]:
         found = features.rows(samples, view, self.extractor, self.cache, taps)
-        for tap, rows in found.items():
-            if not (finite := np.isfinite(rows).all(axis=1)).all():
-                raise BackboneError(
-                    f"Expected features that are numbers. Received: others in the tap {tap}, view {view.name}, of "
-                    f"{samples[int(finite.argmin())].path}. Nothing can be learnt from them: when the cause is found, "
-                    f"delete {self.cache / 'features'}"
-                )
         return {tap: torch.from_numpy(rows) for tap, rows in found.items()}
 
 

@@ -3,6 +3,7 @@
 Knows neither where the features came from nor what the held-out images are: it never sees them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -45,7 +46,7 @@ class Examples:
         labels: int64 `[N]`.
         weights: float64 `[N]`, above 0: how much each image counts.
         groups: What must not be divided between folds, for each image; None for an image that is on its own.
-        classes: How many classes there are.
+        classes: Their names, by column.
         seed: Draws the folds.
     """
 
@@ -54,7 +55,7 @@ class Examples:
     labels: Tensor
     weights: Tensor
     groups: Sequence[str | None]
-    classes: int
+    classes: Sequence[str]
     seed: int
 
     def repeated(self, per_image: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def fit(kind: Kind, candidates: Sequence[tuple[str, ...]], examples: Examples) -
         The head.
 
     Raises:
-        HeadError: A class has fewer than two images.
+        HeadError: A class has fewer than two images that may be divided.
     """
     folds = _folds(examples)
     if kind == "linear":
@@ -126,7 +127,7 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
     problem, scaler = _problem(best.trial.taps, examples)
     solution = problem.solve(best.l2(), examples.repeated(examples.weights))
     calibration = temperature(best.logits, examples.labels, examples.weights)
-    module = heads.LinearHead(best.trial.taps, len(scaler.mean), examples.classes)
+    module = heads.LinearHead(best.trial.taps, len(scaler.mean), len(examples.classes))
     with torch.no_grad():
         module.linear.weight.copy_(solution.weight.T / calibration.temperature)
         module.linear.bias.copy_(solution.bias / calibration.temperature)
@@ -144,7 +145,7 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
 def _problem(taps: tuple[str, ...], examples: Examples) -> tuple[Problem, heads.Scaler]:
     features = examples.matrix(taps)
     scaler = heads.Scaler.of(features)
-    return Problem(scaler.standardise_(features), examples.repeated(examples.labels), examples.classes), scaler
+    return Problem(scaler.standardise_(features), examples.repeated(examples.labels), len(examples.classes)), scaler
 
 
 def _path(problem: Problem, taps: tuple[str, ...], examples: Examples, folds: Tensor) -> list[_Candidate]:
@@ -158,7 +159,7 @@ def _path(problem: Problem, taps: tuple[str, ...], examples: Examples, folds: Te
             return problem.logits(ended[part.number], part.held_out)
 
         tried.append(_candidate(taps, l2, examples, folds, answer))
-        if len(tried) - tried.index(_best(tried)) > _PATIENCE:
+        if len(tried) - max(tried.index(_best(tried)), tried.index(_surest(tried))) > _PATIENCE:
             break
     return tried
 
@@ -166,7 +167,7 @@ def _path(problem: Problem, taps: tuple[str, ...], examples: Examples, folds: Te
 def _mlp(taps: tuple[str, ...], examples: Examples, folds: Tensor) -> Fitted:
     features = examples.matrix(taps)
     scaler = heads.Scaler.of(features)
-    rows = mlp.Rows(scaler.standardise_(features), examples.repeated(examples.labels), examples.classes)
+    rows = mlp.Rows(scaler.standardise_(features), examples.repeated(examples.labels), len(examples.classes))
     tried: list[_Candidate] = []
     for decay in WEIGHT_DECAYS:
 
@@ -177,7 +178,7 @@ def _mlp(taps: tuple[str, ...], examples: Examples, folds: Tensor) -> Fitted:
     best = _best(tried)
     layers = mlp.train(rows, examples.repeated(examples.weights), best.l2(), examples.seed)
     calibration = temperature(best.logits, examples.labels, examples.weights)
-    module = heads.MlpHead(taps, len(scaler.mean), mlp.HIDDEN, examples.classes)
+    module = heads.MlpHead(taps, len(scaler.mean), mlp.HIDDEN, len(examples.classes))
     with torch.no_grad():
         module.first.load_state_dict(layers.first.state_dict())
         module.second.weight.copy_(layers.second.weight / calibration.temperature)
@@ -192,13 +193,13 @@ def _cosine(taps: tuple[str, ...], examples: Examples, folds: Tensor) -> Fitted:
 
     def prototypes(weights: Tensor) -> Tensor:
         """The mean direction of each class, `[C, D]` of unit length."""
-        sums = torch.zeros(examples.classes, rows.shape[1])
+        sums = torch.zeros(len(examples.classes), rows.shape[1])
         return heads.unit(sums.index_add_(0, labels, rows * weights.float()[:, None]))
 
     only = _candidate(taps, None, examples, folds, lambda part: rows[part.held_out] @ prototypes(part.weights).T)
     # A cosine is at most 1: the scale, the inverse of a temperature, is what makes a probability of it.
     calibration = temperature(only.logits, examples.labels, examples.weights)
-    module = heads.CosineHead(taps, rows.shape[1], examples.classes)
+    module = heads.CosineHead(taps, rows.shape[1], len(examples.classes))
     with torch.no_grad():
         module.prototypes.copy_(prototypes(examples.repeated(examples.weights)))
         module.scale.fill_(1 / calibration.temperature)
@@ -209,6 +210,9 @@ def _cosine(taps: tuple[str, ...], examples: Examples, folds: Tensor) -> Fitted:
 def temperature(logits: Tensor, labels: Tensor, weights: Tensor) -> Calibration:
     """Find what logits must be divided by for their softmax to be as sure as it is right (arXiv:1706.04599).
 
+    One answer in N + 2 is taken for wrong, as Platt did (1999): a few images, all answered right, are no reason to be
+    sure without end.
+
     Args:
         logits: float32 `[N, C]` of images that the head was not trained on.
         labels: int64 `[N]`.
@@ -218,31 +222,39 @@ def temperature(logits: Tensor, labels: Tensor, weights: Tensor) -> Calibration:
         The temperature, between a 150th and 20, with the log loss without and with it.
     """
 
-    def log_loss(log_temperature: float) -> float:
-        return _log_loss(logits / np.exp(log_temperature), labels, weights)
+    doubt = 1 / (len(labels) + 2)
 
-    found = minimize_scalar(log_loss, bounds=(-5.0, 3.0), method="bounded")
+    def doubtful(log_temperature: float) -> float:
+        return _log_loss(logits / np.exp(log_temperature), labels, weights, doubt)
+
+    best = float(np.exp(minimize_scalar(doubtful, bounds=(-5.0, 3.0), method="bounded").x))
     return Calibration(
-        temperature=float(np.exp(found.x)), log_loss_before=log_loss(0.0), log_loss_after=float(found.fun)
+        temperature=best,
+        log_loss_before=_log_loss(logits, labels, weights),
+        log_loss_after=_log_loss(logits / best, labels, weights),
     )
 
 
-def _log_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
-    each = functional.cross_entropy(logits.double(), labels, reduction="none")
+def _log_loss(logits: Tensor, labels: Tensor, weights: Tensor, doubt: float = 0.0) -> float:
+    each = functional.cross_entropy(logits.double(), labels, reduction="none", label_smoothing=doubt)
     return float((each * weights).sum() / weights.sum())
 
 
 def _folds(examples: Examples) -> Tensor:
     """The fold of each image, int64 `[N]`."""
     labels = examples.labels.numpy()
-    fewest = int(np.bincount(labels, minlength=examples.classes).min())
-    count = min(_FEW_FOLDS if len(labels) >= _MANY_IMAGES else _FOLDS, fewest)
-    if count < 2:
-        raise HeadError(f"Expected at least 2 training images of every class. Received: {fewest} of one.")
     # An image without a group is a group of its own.
     groups = [f"{index}" if group is None else f"group {group}" for index, group in enumerate(examples.groups)]
+    apart = Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
+    scarcest = min(range(len(examples.classes)), key=apart.__getitem__)
+    count = min(_FEW_FOLDS if len(labels) >= _MANY_IMAGES else _FOLDS, apart[scarcest])
+    if count < 2:
+        raise HeadError(
+            "Expected of every class at least 2 training images that are not of one group. Received: "
+            f"{apart[scarcest]} of {examples.classes[scarcest]!r}. Add images, or remove the class."
+        )
     drawn = {"n_splits": count, "shuffle": True, "random_state": examples.seed}
-    if any(examples.groups):
+    if len(set(groups)) < len(groups):
         parts = StratifiedGroupKFold(**drawn).split(labels, labels, groups)
     else:
         parts = StratifiedKFold(**drawn).split(labels, labels)
@@ -259,7 +271,7 @@ def _candidate(
     folds: Tensor,
     answer: Callable[[_Part], Tensor],
 ) -> _Candidate:
-    logits = torch.zeros(len(folds), examples.classes)
+    logits = torch.zeros(len(folds), len(examples.classes))
     accuracies = []
     for number in range(int(folds.max()) + 1):
         learnt = torch.where(folds == number, 0.0, examples.weights)
@@ -283,6 +295,11 @@ def _candidate(
 def _best(tried: Sequence[_Candidate]) -> _Candidate:
     """The most accurate; of equals the one that was tried first, which is the cheapest and the most penalised."""
     return max(tried, key=lambda each: each.trial.accuracy)
+
+
+def _surest(tried: Sequence[_Candidate]) -> _Candidate:
+    """That of the lowest log loss, which still falls where all answers are the most frequent class for a while."""
+    return min(tried, key=lambda each: each.trial.log_loss)
 
 
 def _result(

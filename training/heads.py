@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.run import Head
+from training.errors import HeadError
 
 
 def build(head: Head, widths: Mapping[str, int], classes: int) -> nn.Module:
@@ -20,13 +21,18 @@ def build(head: Head, widths: Mapping[str, int], classes: int) -> nn.Module:
 
     Returns:
         A module from pooled taps `[N, width]` by name to logits `[N, classes]`.
+
+    Raises:
+        HeadError: It reads a tap that there is not.
     """
+    if unknown := [tap for tap in head.taps if tap not in widths]:
+        raise HeadError(f"Expected a head on the taps {', '.join(widths)}. Received: one on {', '.join(unknown)}.")
     inputs = sum(widths[tap] for tap in head.taps)
     if head.kind == "linear":
         return LinearHead(head.taps, inputs, classes)
     if head.kind == "cosine":
         return CosineHead(head.taps, inputs, classes)
-    assert head.hidden is not None  # Head says so
+    assert head.hidden is not None  # Head has seen to it
     return MlpHead(head.taps, inputs, head.hidden, classes)
 
 

@@ -20,6 +20,9 @@ from torch import Tensor
 TOLERANCE = 1e-5
 _MAX_ITERATIONS = 1000
 _LEADING = 512
+# Numbers up to which the layer that is kept is solved for in float64. In float32 the line search loses its way where
+# few rows average the rounding; of many rows there is no need to, and no room.
+_PRECISE = 2**25
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,16 @@ class Problem:
             The solution.
         """
         weights = weights / weights.sum()
-        stretch = _Stretch(self._vectors, (self._values / 2 + l2).rsqrt(), (self._rest / 2 + l2) ** -0.5)
-        shape = (self._x.shape[1] + 1, self._classes)
+        x = self._x.double() if tolerance <= TOLERANCE and self._x.numel() <= _PRECISE else self._x
+        values = self._values.to(x.dtype)
+        stretch = _Stretch(self._vectors.to(x.dtype), (values / 2 + l2).rsqrt(), (self._rest / 2 + l2) ** -0.5)
+        shape = (x.shape[1] + 1, self._classes)
 
         def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             v = torch.from_numpy(point.reshape(shape))
-            weight = stretch(v[:-1].float())  # [D, C]
-            value, by_logit = self._cross_entropy(weight, v[-1].float(), weights)
-            along = stretch(self._x.T @ by_logit + l2 * weight)  # [D, C]
+            weight = stretch(v[:-1].to(x.dtype))  # [D, C]
+            value, by_logit = self._cross_entropy(torch.addmm(v[-1].to(x.dtype), x, weight), weights)
+            along = stretch(x.T @ by_logit + l2 * weight)  # [D, C]
             gradient = torch.cat([along.double(), by_logit.sum(dim=0, dtype=torch.float64)[None]])
             return value + l2 / 2 * float(weight.double().square().sum()), gradient.reshape(-1).numpy()
 
@@ -95,8 +100,9 @@ class Problem:
                 method="L-BFGS-B",
                 options={"maxiter": _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
             )
-        v = torch.from_numpy(found.x.reshape(shape)).float()
-        return Solution(stretch(v[:-1]), v[-1], int(found.nit), float(np.abs(found.jac).max()), tolerance)
+        v = torch.from_numpy(found.x.reshape(shape)).to(x.dtype)
+        weight, bias = stretch(v[:-1]).float(), v[-1].float()
+        return Solution(weight, bias, int(found.nit), float(np.abs(found.jac).max()), tolerance)
 
     def logits(self, solution: Solution, rows: Tensor) -> Tensor:
         """float32 `[len(rows), C]` of some of the rows, int64 indices."""
@@ -105,16 +111,17 @@ class Problem:
     def _start(self, start: Solution | None, stretch: "_Stretch") -> Tensor:
         if start is None:
             return torch.zeros(self._x.shape[1] + 1, self._classes, dtype=torch.float64)
-        return torch.cat([stretch.inverse()(start.weight), start.bias[None]]).double()
+        weight = start.weight.to(stretch.vectors.dtype)
+        return torch.cat([stretch.inverse()(weight).double(), start.bias[None].double()])
 
-    def _cross_entropy(self, weight: Tensor, bias: Tensor, weights: Tensor) -> tuple[float, Tensor]:
-        """The weighted mean and its gradient by logit, float32 `[N, C]`."""
+    def _cross_entropy(self, logits: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+        """The weighted mean and its gradient by logit, both `[N, C]`."""
         # In float64 from here: near the optimum the line search compares losses that differ in the ninth digit.
-        logs = torch.log_softmax(torch.addmm(bias, self._x, weight).double(), dim=1)  # [N, C]
+        logs = torch.log_softmax(logits.double(), dim=1)  # [N, C]
         value = -(logs.gather(1, self._labels[:, None])[:, 0] * weights).sum()
         by_logit = logs.exp_()
         by_logit[torch.arange(len(self._labels)), self._labels] -= 1
-        return float(value), by_logit.mul_(weights[:, None]).float()
+        return float(value), by_logit.mul_(weights[:, None]).to(logits.dtype)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class _Stretch:
     rest: float
 
     def __call__(self, columns: Tensor) -> Tensor:
-        """Times float32 `[D, C]`."""
+        """Times `[D, C]`, of the dtype of the vectors."""
         return self.rest * columns + self.vectors @ ((self.values - self.rest)[:, None] * (self.vectors.T @ columns))
 
     def inverse(self) -> "_Stretch":

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 HIDDEN = 512
 _EPOCHS = 30
+_LEAST_STEPS = 300  # of few images thirty epochs are a few dozen steps, which leave it near its random start
 _BATCH = 256
 _LEARNING_RATE = 1e-3
 _DROPOUT = 0.5
@@ -70,9 +71,10 @@ def _descend(model: nn.Sequential, rows: Rows, weights: Tensor, weight_decay: fl
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}], lr=_LEARNING_RATE
     )
-    steps = _EPOCHS * -(-len(used) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(_EPOCHS):
+    batches = -(-len(used) // _BATCH)
+    epochs = max(_EPOCHS, -(-_LEAST_STEPS // batches))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    for _ in range(epochs):
         for batch in torch.split(used[torch.randperm(len(used))], _BATCH):
             optimizer.zero_grad()
             each = functional.cross_entropy(model(rows.features[batch]), rows.labels[batch], reduction="none")

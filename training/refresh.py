@@ -19,6 +19,7 @@ def refresh(path: Path, steps: Steps) -> None:
 
     Raises:
         BackboneError: The weights do not fit the backbone's architecture.
+        HeadError: The head cannot be built as it is described.
         RunError: The folder is no run, or was changed.
     """
     with steps.step("read the run"):

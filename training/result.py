@@ -148,12 +148,14 @@ class Result(_Frozen):
         """What a person wants to know first: how good it is, and what speaks against believing that."""
         lines = [self._line(split) for split in self.scores]
         if leaks := len(self.data.leaks):
+            are = "image is" if leaks == 1 else "images are"
             lines.append(
-                f"{leaks} held-out images are in the training split too, or nearly, so these figures are too good. "
+                f"{leaks} held-out {are} in the training split too, or nearly, so these figures are too good. "
                 f"{REPORT} shows them; images with the same group are never divided"
             )
         if left_out := len(self.data.left_out):
-            lines.append(f"{left_out} files were left out; {METRICS} names them")
+            were = "file was" if left_out == 1 else "files were"
+            lines.append(f"{left_out} {were} left out; {METRICS} names them")
         if self.head.convergence and not self.head.convergence.converged:
             lines.append("the solver did not converge: do not trust these figures")
         return tuple(lines)

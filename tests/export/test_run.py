@@ -63,6 +63,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ({"labels": ["dog", "cat", "horse"]}, r"Expected labels with the SHA-256 [0-9a-f]{64}\. Got labels with"),
         ({"labels_sha256": "nothing"}, "Received: labels_sha256: String should match pattern"),
         ({"head": {"kind": "forest", "taps": ["embedding"]}}, r"Received: head.kind: Input should be 'linear', 'mlp'"),
+        (
+            {"head": {"kind": "mlp", "taps": ["embedding"]}},
+            "Received: head: .* numbers lie between two layers, of an mlp",
+        ),
         ({"head": {"kind": "linear", "taps": []}}, "Received: head.taps: Tuple should have at least 1 item"),
     ],
 )

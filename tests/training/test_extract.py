@@ -17,6 +17,7 @@ from pyarrow import parquet
 from export import golden
 from export.errors import DataError, TargetError
 from service import image
+from service.bundle import CropGeometry
 from tests.training.conftest import quiet
 from tests.training.test_store import largest_file
 from training import backbones, extract
@@ -40,7 +41,16 @@ def order(registered: Card, tmp_path: Path, cache: Path) -> Order:
         path = tmp_path / "data" / ("bee", "ant")[number % 2] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    return Order(tmp_path / "data", "small", tmp_path / "out" / "features.npz", cache, "error")
+    return Order(
+        data=tmp_path / "data",
+        backbone="small",
+        resize_px=None,
+        crop_px=None,
+        all_taps=False,
+        out=tmp_path / "out" / "features.npz",
+        cache=cache,
+        on_bad="error",
+    )
 
 
 def run(order: Order) -> Manifest:
@@ -51,15 +61,19 @@ def left_beside(order: Order) -> list[str]:
     return sorted(path.name for path in order.out.parent.glob("*"))
 
 
-def live(card: Card, paths: list[Path]) -> dict[str, NDArray[np.float32]]:
-    pixels = np.stack([image.read(path.read_bytes(), card.geometry, image.ImageLimits()) for path in paths])
+def live(card: Card, paths: list[Path], geometry: CropGeometry) -> dict[str, NDArray[np.float32]]:
+    pixels = np.stack([image.read(path.read_bytes(), geometry, image.ImageLimits()) for path in paths])
     with torch.inference_mode():
         answers = Taps(backbones.pretrained(card), card.backbone, card.scaling)(torch.tensor(pixels))
     return {name: answer.numpy() for name, answer in answers.items()}
 
 
+def close(vectors: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
+
+
 def test_rows_are_the_backbones_in_the_order_of_the_manifest(order: Order, registered: Card) -> None:
-    manifest = run(order)
+    manifest = run(replace(order, all_taps=True))
     paths = sorted((order.data / "ant").iterdir()) + sorted((order.data / "bee").iterdir())
     assert manifest.paths == tuple(map(str, paths))
     assert manifest.labels == ("ant",) * 8 + ("bee",) * 8
@@ -68,12 +82,29 @@ def test_rows_are_the_backbones_in_the_order_of_the_manifest(order: Order, regis
         assert arrays["label"].tolist() == list(manifest.labels)
         assert arrays["split"].tolist() == [""] * 16
         assert len(set(arrays["sha256"].tolist())) == 15
-        expected = live(registered, paths)
+        expected = live(registered, paths, registered.geometry)
+        assert list(manifest.taps) == ["c1", "c2", "c3", "c4", "c5", "b4", "embedding"]
         assert set(arrays.files) == {"path", "label", "split", "sha256", *expected}
         for tap, vectors in expected.items():
             assert arrays[tap].dtype == np.float32
             assert arrays[tap].shape == (16, manifest.taps[tap])
-            np.testing.assert_allclose(arrays[tap], vectors, rtol=1e-5, atol=1e-5 * float(np.abs(vectors).max()))
+            close(arrays[tap], vectors)
+
+
+def test_the_embedding_alone_is_written_unless_all_taps_are_wanted(order: Order) -> None:
+    assert run(order).taps == {"embedding": 256}
+    with np.load(order.out) as arrays:
+        assert set(arrays.files) == {"path", "label", "split", "sha256", "embedding"}
+
+
+def test_another_size_gives_the_features_of_that_size(order: Order, registered: Card) -> None:
+    manifest = run(replace(order, resize_px=100, crop_px=96))
+    assert manifest.geometry == replace(registered.geometry, resize_shorter_px=100, crop_height_px=96, crop_width_px=96)
+    expected = live(registered, list(map(Path, manifest.paths)), manifest.geometry)["embedding"]
+    with np.load(order.out) as arrays:
+        close(arrays["embedding"], expected)
+    with pytest.raises(BackboneError, match=r"Expected a crop of 64 to 1024 pixels, a multiple of 32.* Received: 100"):
+        run(replace(order, crop_px=100))
 
 
 def test_the_manifest_says_what_the_numbers_follow_from(order: Order, registered: Card) -> None:
@@ -83,7 +114,7 @@ def test_the_manifest_says_what_the_numbers_follow_from(order: Order, registered
     said: dict[str, Any] = json.loads(written)
     assert said["features"] == "features.npz"
     assert said["rows"] == 16
-    assert list(said["taps"]) == ["c1", "c2", "c3", "c4", "c5", "embedding"]
+    assert said["taps"] == {"embedding": 256}
     assert said["backbone"]["weights_sha256"] == registered.backbone.weights_sha256
     assert said["backbone"]["licence"] == "Apache-2.0"
     assert said["geometry"]["crop"]["crop_height_px"] == 64
@@ -115,6 +146,7 @@ def test_splits_come_along(order: Order) -> None:
 
 
 def test_parquet_holds_the_same(order: Order) -> None:
+    order = replace(order, all_taps=True)
     run(order)
     run(replace(order, out=order.out.with_name("other.parquet")))
     table = parquet.read_table(order.out.with_name("other.parquet"))
@@ -171,11 +203,11 @@ def test_an_unknown_backbone_is_named(order: Order) -> None:
         run(replace(order, backbone="nope"))
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["_digest", "_columns", "_refuse_existing"])
+@pytest.mark.parametrize("where", ["Manifest", "_columns", "_refuse_existing"])
 def test_ctrl_c_leaves_nothing(order: Order, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse: Callable[[Path], None] = extract._refuse_existing
 

@@ -102,7 +102,7 @@ def test_features_are_what_live_torch_gives(
         found = features.rows(files, view, small_extractor, cache, list(small_extractor.taps))
         with torch.inference_mode():
             expected = live(torch.tensor(np.stack(pixels)))
-        assert list(found) == list(expected) == ["c1", "c2", "c3", "c4", "c5", "embedding"]
+        assert list(found) == list(expected) == ["c1", "c2", "c3", "c4", "c5", "b4", "embedding"]
         for tap, array in found.items():
             assert array.dtype == np.float32
             assert array.shape == (len(files), small_extractor.taps[tap])

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from export import program, run
+from tests.conftest import encode
 from training.__main__ import main
 from training.backbones import Card
 
@@ -27,6 +28,42 @@ def test_as_is_writes_a_run_and_names_the_next_command(
     assert run.read(out).backbone.name == "small"
 
 
+def test_describe_prints_what_is_in_a_run(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "describe", small_run) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"run       {small_run}, made 20")
+    assert err == ""
+
+
+def write_images(folder: Path) -> Path:
+    for index, colour in enumerate([(250, 9, 9), (200, 9, 9), (9, 9, 250)]):
+        path = folder / ("red", "red", "blue")[index] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(colour))
+    return folder
+
+
+@pytest.mark.usefixtures("registered")
+def test_extract_writes_features_and_says_of_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", write_images(tmp_path / "data"), "--backbone", "small", "--cache", tmp_path / "cache"]
+    assert call(monkeypatch, "extract", *given, "--out", tmp_path / "x.npz") == 0
+    out, err = capsys.readouterr()
+    assert out == f"Wrote {tmp_path / 'x.npz'}: 3 rows, embedding [256].\n"
+    assert [line.split()[0] for line in err.splitlines()] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+
+
+def test_a_switch_needs_no_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", tmp_path / "nowhere", "--backbone", "efficientnet_lite0", "--out", tmp_path / "x.npz"]
+    assert call(monkeypatch, "extract", *given, "--all-taps") == 2
+    assert "Expected a folder, a .csv or a .parquet file." in capsys.readouterr().err
+
+
 def test_refresh_rebuilds_the_program(
     small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,6 +78,12 @@ def test_refresh_rebuilds_the_program(
     [
         (["as-is", "nope", "--out", "run"], "Expected one of the backbones efficientnet_lite0. Received: nope."),
         (["as-is", "efficientnet_lite0"], "Expected --out. Received: none. See --help"),
+        (["fit", "--data", "x", "--out", "y"], "Expected --backbone. Received: none. See --help"),
+        (["describe", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
+        (
+            ["extract", "--data", "x", "--backbone", "efficientnet_lite0", "--out", "x.txt"],
+            "Expected a file that ends in .npz or .parquet. Received: x.txt.",
+        ),
         (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
         ([], "Expected a command: fit, extract, describe, as-is or refresh. Received: none."),
     ],

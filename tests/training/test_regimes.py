@@ -4,6 +4,7 @@ import pytest
 
 from export import run
 from export.errors import TargetError
+from service.bundle import labels_sha256
 from tests.training.conftest import quiet
 from training import backbones, regimes
 from training.backbones import Card
@@ -15,7 +16,9 @@ def test_a_run_as_it_is_says_everything_that_its_card_does(small_run: Path, smal
     assert made.regime.name == "as-is"
     assert made.backbone == small.backbone
     assert (made.geometry, made.scaling, made.labels) == (small.geometry, small.scaling, small.labels())
-    assert (made.metrics, made.data_sha256) == ({}, None)
+    assert (made.metrics, made.data_sha256, made.trained) == ({}, None, ())
+    assert made.labels_sha256 == labels_sha256(small.labels())
+    assert made.head == run.Head(kind="linear", taps=("embedding",))
     assert [output.name for output in made.outputs] == ["c1", "c2", "c3", "c4", "c5", "embedding", "logits"]
     assert {path.name for path in small_run.iterdir()} == {"weights.safetensors", "run.json", "model.pt2"}
 

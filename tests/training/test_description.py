@@ -1,0 +1,134 @@
+"""A person is told what is in a run: what was trained and what is frozen, counted, and how good it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export import run
+from export.errors import RunError
+from tests.training.test_refresh import HEADS, write_trained
+from tests.training.test_report import Training
+from training import backbones
+from training.backbones import Card
+from training.description import describe
+from training.result import METRICS, Fault, Leak
+
+
+@pytest.fixture
+def trained(small: Card, tmp_path: Path) -> Path:
+    """A linear head on a stage, a probe and the embedding, with the measurements of another training."""
+    path = write_trained(tmp_path / "run", small, HEADS[0])
+    (path / METRICS).write_text(Training(tmp_path).result().model_dump_json())
+    return path
+
+
+def counted(text: str) -> dict[tuple[str, str], int]:
+    """How many numbers each part has, and whether they were trained, as the description says it."""
+    rows = [line.split()[-3:] for line in text.splitlines() if line.endswith(("  trained", "  frozen"))]
+    return {(part, how): int(size.replace(",", "")) for part, size, how in rows}
+
+
+def change(path: Path, **values: object) -> None:
+    described = json.loads((path / run.RUN).read_text())
+    (path / run.RUN).write_text(json.dumps(described | values))
+
+
+def test_it_counts_what_was_trained_and_what_is_frozen(trained: Path, small: Card) -> None:
+    found = counted(describe(trained))
+    backbone, _ = backbones.parted(backbones.pretrained(small))
+    assert {part for part, how in found if how == "trained"} == {"head"}
+    assert found["head", "trained"] == 2 * (32 + 64 + 256) + 2
+    frozen = {part: size for (part, how), size in found.items() if how == "frozen"}
+    assert sum(frozen.values()) == sum(tensor.numel() for tensor in backbone.state_dict().values())
+    for part in ("conv_stem", "blocks.0", "blocks.4", "conv_head"):
+        inside = [each.numel() for name, each in backbone.state_dict().items() if name.startswith(f"{part}.")]
+        assert frozen[part] == sum(inside)
+
+
+def test_nothing_of_a_run_as_it_is_was_trained(small_run: Path, small: Card) -> None:
+    found = counted(describe(small_run))
+    assert {how for _, how in found} == {"frozen"}
+    whole = backbones.pretrained(small).state_dict().values()
+    assert sum(found.values()) == sum(tensor.numel() for tensor in whole)
+
+
+def test_it_says_what_the_run_is_and_how_good(trained: Path) -> None:
+    lines = describe(trained).splitlines()
+    assert lines[0].startswith(f"run       {trained}, made 20")
+    for line in (
+        "regime    small-similar, a test",
+        "backbone  small, Apache-2.0",
+        "pixels    shorter side to 72, crop of 64",
+        "head      linear on c3, b4, embedding",
+        "labels    2: bee, cat",
+        "data      photos: 26 train, 8 test; 0 left out, 0 leaks",
+        "measured  test: accuracy 75.0% (40.9% to 92.9%), balanced 75.0% (49.5% to 93.2%), macro-F1",
+    ):
+        assert any(each.startswith(line[:60]) for each in lines), line
+
+
+def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Path) -> None:
+    result = Training(tmp_path).result()
+    leak = Leak(split="test", path="a.png", twin="b.png", kind="duplicate")
+    fault = Fault(path="c.png", reason="empty")
+    convergence = result.head.convergence
+    assert convergence is not None
+    stopped = convergence.model_copy(update={"converged": False})
+    worse = result.model_copy(
+        update={
+            "data": result.data.model_copy(update={"leaks": (leak,), "left_out": (fault, fault)}),
+            "head": result.head.model_copy(update={"convergence": stopped}),
+        }
+    )
+    (trained / METRICS).write_text(worse.model_dump_json())
+    text = describe(trained)
+    assert "photos: 26 train, 8 test; 2 left out, 1 leaks" in text
+    assert "1 held-out image is in the training split too, or nearly, so these figures are too good." in text
+    assert "2 files were left out; metrics.json names them" in text
+    assert "the solver did not converge: do not trust these figures" in text
+
+
+def test_many_labels_are_cut_short(small_run: Path) -> None:
+    assert "labels    5: ant, bee, cat, dog, eel\n" in describe(small_run)
+
+
+@pytest.mark.parametrize(
+    ("extra", "wrong"),
+    [
+        (["trunk.module.conv_stem.weight"], "trunk.module.conv_stem.weight"),
+        (["head.linear.other"], "head.linear.other"),
+    ],
+)
+def test_a_run_that_names_a_frozen_tensor_as_trained_is_refused(trained: Path, extra: list[str], wrong: str) -> None:
+    change(trained, trained=["head.linear.weight", "head.linear.bias", *extra])
+    message = (
+        r"Expected .*run\.json to name head\.linear\.bias, head\.linear\.weight as trained, which is what "
+        rf"small-similar trains\. Received: 3 tensors, {wrong} wrongly\."
+    )
+    with pytest.raises(RunError, match=message):
+        describe(trained)
+
+
+def test_a_frozen_run_of_which_everything_was_trained_is_refused(trained: Path) -> None:
+    names = list(run.read_weights(trained))
+    change(trained, trained=names)
+    with pytest.raises(RunError, match=rf"Received: {len(names)} tensors, trunk\.module\.\S+ wrongly\."):
+        describe(trained)
+
+
+def test_a_run_as_it_is_of_which_something_was_trained_is_refused(small_run: Path) -> None:
+    change(small_run, trained=["head.linear.weight"])
+    with pytest.raises(RunError, match=r"to name nothing as trained, which is what as-is trains\. Received: 1 tensors"):
+        describe(small_run)
+
+
+def test_measurements_that_were_changed_are_refused(trained: Path) -> None:
+    (trained / METRICS).write_text('{"accuracy": 1.0}')
+    with pytest.raises(RunError, match=r"Expected .*metrics\.json as vertebra-train wrote it\. Received: "):
+        describe(trained)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Expected a run"):
+        describe(tmp_path)

@@ -1,0 +1,673 @@
+"""From drawn images to a run, a bundle and a second fit; and everything that people do wrong on the way there."""
+
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from export import bundle, evaluate, labelled, program, run
+from export.progress import Advance, Steps
+from service import bundle as bundles
+from service import image
+from service.engine import Arrays, Engine
+from tests.training.conftest import quiet
+from tests.training.test_store import largest_file
+from training import backbones, features, fit, mlp, report, store
+from training.__main__ import main
+from training.backbones import Card
+from training.dataset import Plan
+from training.errors import BackboneError
+from training.fit import Order, Trained
+from training.fitting import Kind
+from training.result import Result
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
+IMAGES = 14  # of each class
+FILES = {"metrics.json", "model.pt2", "report.html", "run.json", "weights.safetensors"}
+# As few as there are stages of a fit, and where Ctrl-C may come in each: before, within and after it.
+STEPS = [
+    "check the images",
+    "load the backbone",
+    "extract features",
+    "train the head",
+    "test the head",
+    "trace the model",
+    "write the run",
+]
+
+
+def draw(path: Path, colour: Sequence[int], seed: int) -> Path:
+    """Write a picture of nearly one colour under noise; every seed gives another one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    noise = random.normal(0, 60, (48, 60, 3)) + random.normal(0, 25, 3)
+    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def draw_classes(folder: Path, labels: Sequence[str], images: int) -> Path:
+    for number, label in enumerate(labels):
+        for index in range(images):
+            draw(folder / label / f"{index:02}.png", COLOURS[label], 1000 * number + index)
+    return folder
+
+
+def table(path: Path, rows: Sequence[Sequence[object]], header: str = "path,label") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    return path
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit that was made once for many tests, which change nothing of it."""
+
+    order: Order
+    trained: Trained
+
+    @property
+    def out(self) -> Path:
+        return self.order.out
+
+
+@pytest.fixture(scope="module")
+def graphs(small: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the small backbone's graph alone: converting it takes seconds."""
+    cache = tmp_path_factory.mktemp("graphs")
+    features.extractor(small, small.geometry, cache)
+    return cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # The matrices are small, and threads that spin beside another test are twenty times slower.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("images"), list(COLOURS), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def made(small: Card, graphs: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    folder = tmp_path_factory.mktemp("fit")
+    shutil.copytree(graphs, folder / "cache")
+    order = Order(images, Plan(), "small", None, None, "linear", 1, folder / "cache", folder / "runs" / "colours")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "CARDS", {"small": small})
+        return Fit(order, fit.fit(order, quiet(7)))
+
+
+@pytest.fixture
+def cache(graphs: Path, tmp_path: Path) -> Path:
+    shutil.copytree(graphs, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def order(registered: Card, cache: Path, tmp_path: Path) -> Order:
+    """Two classes of eight images each, nothing of them in the cache yet."""
+    data = draw_classes(tmp_path / "data", ["blue", "red"], 8)
+    return Order(data, Plan(), registered.backbone.name, None, None, "linear", 0, cache, tmp_path / "runs" / "two")
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that any engine runs."""
+    sizes: list[int] = []
+    run_engine = Engine.run
+
+    def counted(self: Engine, pixels: NDArray[np.uint8]) -> Arrays:
+        sizes.append(len(pixels))
+        return run_engine(self, pixels)
+
+    monkeypatch.setattr(Engine, "run", counted)
+    return sizes
+
+
+def hidden(folder: Path) -> list[Path]:
+    """Everything that somebody began to write and did not end."""
+    return list(folder.rglob(".*"))
+
+
+def test_the_folder_holds_a_whole_run(made: Fit) -> None:
+    assert {path.name for path in made.out.iterdir()} == FILES
+    assert hidden(made.out.parent) == hidden(made.order.cache) == []
+    assert run.read(made.out) == made.trained.run
+    assert Result.model_validate_json((made.out / "metrics.json").read_bytes()) == made.trained.result
+    page = (made.out / "report.html").read_text()
+    assert page.startswith("<!")
+    assert all(label in page for label in COLOURS)
+
+
+def test_an_easy_problem_is_solved(made: Fit) -> None:
+    result = made.trained.result
+    assert result.data.images == {"train": (11, 11, 11), "test": (3, 3, 3)}
+    assert result.scores["test"].accuracy.value == 1.0
+    assert result.head.convergence is not None
+    assert result.head.convergence.converged
+    assert made.trained.run.metrics == {"test_accuracy": 1.0}
+    assert list(result.seconds) == STEPS[:-1]
+    assert [each.name for each in result.baselines] == ["kNN", "SGD head"]
+
+
+def test_only_head_tensors_differ_from_the_pretrained_file(made: Fit, small: Card) -> None:
+    backbone, _ = backbones.parted(backbones.pretrained(small))
+    pretrained = {f"trunk.module.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    written = run.read_weights(made.out)
+    assert set(written) - set(pretrained) == {"head.linear.weight", "head.linear.bias"}
+    assert set(made.trained.run.trained) == set(written) - set(pretrained)
+    for name, tensor in pretrained.items():
+        assert tensor.dtype == written[name].dtype
+        assert tensor.numpy().tobytes() == written[name].numpy().tobytes()
+    frozen = made.trained.result.backbone
+    assert frozen.sha256_before == frozen.sha256_after
+    assert frozen.parameters == sum(each.numel() for each in backbone.parameters())
+    assert frozen.buffers == sum(each.numel() for each in backbone.buffers())
+
+
+def test_the_label_map_is_in_the_run_the_metrics_and_the_bundle(made: Fit, tmp_path: Path) -> None:
+    labels = ("blue", "green", "red")
+    sha256 = bundles.labels_sha256(labels)
+    for name in ("run.json", "metrics.json"):
+        said = json.loads((made.out / name).read_text())
+        said = said.get("data", said)
+        assert (tuple(said["labels"]), said["labels_sha256"]) == (labels, sha256)
+    written = bundle.make(bundle.Order(made.out, tmp_path / "models", "colours", None), quiet(5)).path
+    assert bundles.load(written).labels == labels
+    manifest = json.loads((written / "manifest.json").read_text())
+    assert (tuple(manifest["labels"]), manifest["labels_sha256"]) == (labels, sha256)
+
+
+def test_a_bundle_of_it_has_the_accuracy_that_was_measured(registered: Card, made: Fit, tmp_path: Path) -> None:
+    # Green is drawn as red here for the most part, so that the accuracy is neither 0 nor 1.
+    rows: list[tuple[object, ...]] = []
+    for index in range(30):
+        label = ("red", "green")[index % 2]
+        drawn = COLOURS["red"] if index % 6 else COLOURS["green"]
+        split = "test" if index >= 18 else "train"
+        rows.append((draw(tmp_path / f"{index:02}.png", drawn, index), label, split))
+    order = replace(
+        made.order, source=table(tmp_path / "data.csv", rows, "path,label,split"), out=tmp_path / "run", head="cosine"
+    )
+    trained = fit.fit(order, quiet(7))
+    measured = trained.result.scores["test"]
+    assert trained.run.backbone == registered.backbone
+    assert 0 < measured.accuracy.value < 1
+    written = bundle.make(bundle.Order(order.out, tmp_path / "models", "poor", None), quiet(5)).path
+    asked = evaluate.evaluate(written, order.source, quiet(4))
+    assert (asked.split, asked.images) == ("test", 12)
+    assert asked.scores.accuracy == measured.accuracy
+    assert asked.scores.confusion == measured.confusion
+    assert asked.scores.log_loss == pytest.approx(measured.log_loss, abs=1e-4)
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_head_on_cached_features_is_the_head_on_live_pixels(made: Fit) -> None:
+    held_out = made.trained.held_out["test"]
+    described = run.read(made.out)
+    pixels = np.stack(
+        [image.read(path.read_bytes(), described.geometry, image.ImageLimits()) for path in held_out.paths]
+    )
+    live = program.answers(run.read_program(made.out, described), pixels)
+    for name, cached in (("logits", held_out.logits), ("embedding", held_out.embedding)):
+        np.testing.assert_allclose(live[name], cached, rtol=1e-5, atol=1e-5 * float(np.abs(cached).max()))
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_second_fit_passes_no_image_through_the_backbone(made: Fit, tmp_path: Path, runs: list[int]) -> None:
+    assert made.trained.result.features.from_cache == 0
+    assert made.trained.result.features.computed == 2 * 33 + 9
+    again = fit.fit(replace(made.order, out=tmp_path / "again"), quiet(7))
+    assert runs == []
+    assert (again.result.features.from_cache, again.result.features.computed) == (2 * 33 + 9, 0)
+    # And because nothing in it is left to chance, it gives the same bits.
+    assert again.run.weights_sha256 == made.trained.run.weights_sha256
+    assert again.result.head == made.trained.result.head
+
+
+def test_another_view_geometry_or_file_misses_the_cache(made: Fit, registered: Card, tmp_path: Path) -> None:
+    assert registered.backbone.name == "small"
+    computed = {
+        "views": replace(made.order, views=2),
+        "geometry": replace(made.order, resize_px=64),
+        "file": replace(made.order, source=Path(shutil.copytree(made.order.source, tmp_path / "images"))),
+    }
+    draw(computed["file"].source / "red" / "00.png", COLOURS["red"], 77)
+    found = {name: fit.fit(replace(order, out=tmp_path / name), quiet(7)) for name, order in computed.items()}
+    counts = {name: each.result.features.computed for name, each in found.items()}
+    assert counts["views"] == 33
+    assert counts["geometry"] == 2 * 33 + 9
+    # Another file draws another split, and an image that is learnt from has one view more.
+    assert 1 <= counts["file"] <= 2 + 9
+
+
+def test_other_weights_miss_the_cache(
+    made: Fit, small: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[int]
+) -> None:
+    weights = torch.load(small.weights(), weights_only=True)
+    first = next(iter(weights))
+    weights[first] = weights[first] * 1.01
+    torch.save(weights, tmp_path / "other.pth")
+    other = replace(
+        small,
+        backbone=small.backbone.model_copy(update={"weights_sha256": bundles.sha256_of(tmp_path / "other.pth")}),
+        weights=lambda: tmp_path / "other.pth",
+    )
+    monkeypatch.setattr(backbones, "CARDS", {"small": other})
+    trained = fit.fit(replace(made.order, out=tmp_path / "run"), quiet(7))
+    assert trained.result.features.from_cache == 0
+    assert sum(runs) >= 2 * 33 + 9
+
+
+def test_more_views_are_of_training_images_alone(order: Order) -> None:
+    trained = fit.fit(replace(order, views=2), quiet(7))
+    assert trained.result.features.views == ("plain", "mirrored", "augmented-1")
+    assert {split: sum(each) for split, each in trained.result.data.images.items()} == {"train": 12, "test": 4}
+    views = {}
+    for facts in (order.cache / "features").glob("*/facts.json"):
+        rows = [np.load(shard)["key"].tolist() for shard in facts.parent.glob("*.npy")]
+        views[json.loads(facts.read_text())["view"]] = {key for each in rows for key in each}
+    held_out = {bytes.fromhex(bundles.sha256_of(path)) for path in trained.held_out["test"].paths}
+    assert len(views["plain"]) == 16
+    assert views["mirrored"] == views["augmented-1"] == views["plain"] - held_out
+
+
+def test_the_file_of_the_backbone_and_the_images_are_left_as_they_are(made: Fit, small: Card, images: Path) -> None:
+    assert bundles.sha256_of(small.weights()) == small.backbone.weights_sha256
+    assert {path.relative_to(images).as_posix() for path in images.rglob("*.png")} == {
+        f"{label}/{index:02}.png" for label in COLOURS for index in range(IMAGES)
+    }
+    assert made.order.source == images
+
+
+@pytest.mark.parametrize("head", ["mlp", "cosine"])
+def test_other_heads_are_trained_on_request(head: Kind, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "_LEAST_STEPS", 40)  # enough for an easy problem
+    trained = fit.fit(replace(order, head=head), quiet(7))
+    assert (trained.run.head.kind, trained.result.head.kind) == (head, head)
+    assert trained.result.scores["test"].accuracy.value == 1.0
+    assert all(name.startswith("head.") for name in trained.run.trained)
+    assert trained.result.head.convergence is None
+
+
+def test_two_images_a_class_are_enough(order: Order) -> None:
+    rows = [
+        (f"{label}/{index:02}.png", label, ("train", "test")[index // 2])
+        for label in ("blue", "red")
+        for index in range(4)
+    ]
+    trained = fit.fit(replace(order, source=table(order.source / "t.csv", rows, "path,label,split")), quiet(7))
+    assert trained.result.data.images == {"train": (2, 2), "test": (2, 2)}
+    assert trained.result.head.folds == 2
+    assert trained.result.scores["test"].accuracy.value == 1.0
+
+
+def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) -> None:
+    rows = [
+        (f"{label}/{index:02}.png", label, f"{label}-{index // 2}", 1 + index, "val" if index >= 6 else "train")
+        for label in ("blue", "red")
+        for index in range(8)
+    ]
+    source = table(order.source / "data.csv", rows, "path,label,group,weight,split")
+    trained = fit.fit(replace(order, source=source), quiet(7))
+    assert list(trained.result.scores) == ["validation"]
+    assert trained.result.data.images == {"train": (6, 6), "validation": (2, 2)}
+    assert trained.result.head.folds == 3  # as many as a class has groups
+    assert trained.run.metrics == {"validation_accuracy": 1.0}
+    assert "validation: accuracy 100.0%" in trained.result.summary()[0]
+
+
+def test_features_that_are_no_numbers_are_named(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_engine = Engine.run
+
+    def broken(self: Engine, pixels: NDArray[np.uint8]) -> Arrays:
+        answers = {name: each.copy() for name, each in run_engine(self, pixels).items()}
+        answers["embedding"][0, 3] = np.nan
+        return answers
+
+    monkeypatch.setattr(Engine, "run", broken)
+    message = r"Expected features that are numbers. Received: others in the tap embedding, view plain, of .*\.png\."
+    with pytest.raises(BackboneError, match=message):
+        fit.fit(order, quiet(7))
+    assert not order.out.exists()
+
+
+def test_a_full_disk_while_the_run_is_written_leaves_no_run(made: Fit, registered: Card, tmp_path: Path) -> None:
+    assert registered.backbone.name == "small"
+    with largest_file(20_000), pytest.raises(OSError, match="File too large"):
+        fit.fit(replace(made.order, out=tmp_path / "runs" / "x"), quiet(7))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+class Program:
+    """Calls `vertebra-train fit` as a shell would."""
+
+    def __init__(self, order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.order = order
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *flags: object, data: Path | None = None, out: Path | None = None) -> tuple[int, str, str]:
+        """Answer with the exit status and what it wrote to stdout and stderr."""
+        order = self.order
+        given = [
+            "--data",
+            data or order.source,
+            "--backbone",
+            "small",
+            "--cache",
+            order.cache,
+            "--out",
+            out or order.out,
+        ]
+        self._monkeypatch.setattr(sys, "argv", ["vertebra-train", "fit", *map(str, (*given, *flags))])
+        status = main()
+        return status, *self._capsys.readouterr()
+
+    def refuses(self, message: str, *flags: object, data: Path | None = None, lines: int = 1) -> None:
+        """Expect exit status 2, the message on the last lines, and no trace of a run."""
+        status, out, err = self(*flags, data=data)
+        assert status == 2
+        assert out == ""
+        assert "Traceback" not in err
+        last = "\n".join(err.splitlines()[-lines:])
+        assert re.fullmatch(f"vertebra-train: error: {message}", last), last
+        assert not self.order.out.parent.exists()
+        assert hidden(self.order.cache) == []
+
+
+@pytest.fixture
+def vertebra(order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    return Program(order, monkeypatch, capsys)
+
+
+def test_fit_prints_how_good_it_is_and_the_next_command(vertebra: Program, order: Order) -> None:
+    status, out, err = vertebra()
+    assert status == 0
+    first, last = out.splitlines()
+    assert first.startswith("test: accuracy 100.0% (")
+    assert "4 images; for comparison: kNN 50.0%" in first
+    assert last == (
+        f"Wrote {order.out}, look at {order.out}/report.html. Export it with: "
+        f"vertebra-export bundle {order.out} --repository models"
+    )
+    assert [line.split()[0] for line in err.splitlines()] == [f"{number}/8" for number in range(1, 9)]
+
+
+def test_an_empty_folder_is_refused(vertebra: Program, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    vertebra.refuses(
+        r"Expected a folder for each class in .*/empty\. Received: a folder without folders\.", data=tmp_path / "empty"
+    )
+
+
+def test_a_folder_that_is_not_there_is_refused(vertebra: Program) -> None:
+    vertebra.refuses(
+        r"Expected a folder, a \.csv or a \.parquet file\. Received: nowhere, which does not exist\.",
+        data=Path("nowhere"),
+    )
+
+
+def test_one_class_is_refused(vertebra: Program, order: Order) -> None:
+    shutil.rmtree(order.source / "blue")
+    vertebra.refuses(
+        r"Expected at least 2 classes to learn from\. Received: 1, red\. Add images of what is not in it\."
+    )
+
+
+def test_one_image_in_a_class_is_refused(vertebra: Program, order: Order) -> None:
+    draw(order.source / "green" / "0.png", COLOURS["green"], 9)
+    vertebra.refuses(
+        r"Expected at least 3 images of every class, which leaves 2 to learn from when one is held out\. Received: "
+        r"green \(1\)\. Add images, or remove the class\."
+    )
+
+
+def test_a_label_in_test_that_train_never_saw_is_refused(vertebra: Program, order: Order) -> None:
+    for split, labels in (("train", ["blue", "red"]), ("test", ["blue", "green", "red"])):
+        draw_classes(order.source / "split" / split, labels, 2 if split == "train" else 1)
+    vertebra.refuses(
+        r"Expected labels in the split test that training has too\. Received: green\. Correct the label, or add "
+        r"training images of it\.",
+        data=order.source / "split",
+    )
+
+
+def test_a_table_that_names_missing_files_is_refused(vertebra: Program, order: Order) -> None:
+    rows = [(f"{label}/{index:02}.png", label) for label in ("blue", "red") for index in range(10)]
+    vertebra.refuses(
+        r"Expected files that can all be used\. Received: 4 of 20 that cannot:\n"
+        r"  .*/blue/08\.png: No such file or directory\.\n  .*/blue/09\.png: No such.*\n  .*red/08.*\n  .*red/09.*\n"
+        r"Repair or remove them, or leave them out with --on-bad skip\.",
+        data=table(order.source / "data.csv", rows),
+        lines=6,
+    )
+
+
+def test_a_class_that_is_not_named_in_utf8_is_refused(vertebra: Program, order: Order) -> None:
+    (order.source / "red").rename(order.source / os.fsdecode(b"r\xf6t"))
+    vertebra.refuses(r"Expected the name of a class in UTF-8\. Received: b'r\\xf6t' in .*/data\. Rename the folder\.")
+
+
+def test_a_file_that_is_not_named_in_utf8_is_refused_or_left_out(vertebra: Program, order: Order) -> None:
+    draw(order.source / "red" / "more.png", COLOURS["red"], 10).rename(order.source / "red" / os.fsdecode(b"\xf6.png"))
+    vertebra.refuses(
+        r"Expected files that can all be used\. Received: 1 of 17 that cannot:\n"
+        r"  .*/red/\\xf6\.png: Expected a name in UTF-8\. Received: these bytes\.\nRepair or .*--on-bad skip\.",
+        lines=3,
+    )
+    status, out, _ = vertebra("--on-bad", "skip")
+    assert status == 0
+    assert "1 file was left out; metrics.json names them" in out
+    result = Result.model_validate_json((order.out / "metrics.json").read_bytes())
+    assert [fault.path for fault in result.data.left_out] == [f"{order.source}/red/\\xf6.png"]
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_all_files_broken_is_refused(vertebra: Program, order: Order, on_bad: str) -> None:
+    for path in order.source.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:50])
+    vertebra.refuses(
+        r"Expected files that can be used\. Received: 16 of 16 that cannot:(\n  .*png: Expected a whole PNG.*){5}\n"
+        r"  and 11 more\nNone is left\. Repair them\.",
+        "--on-bad",
+        on_bad,
+        lines=8,
+    )
+
+
+def test_a_full_disk_while_caching_is_refused_and_the_next_run_goes_on(vertebra: Program) -> None:
+    with largest_file(20_000):
+        vertebra.refuses(
+            r"Expected room for \d+ bytes more in the cache .*/features/[0-9a-f]{64}\. Received: File too large, \d+ "
+            r"bytes free\. Make room or choose another folder for the cache; what is in it already will not be made "
+            r"again"
+        )
+    status, _, _ = vertebra()
+    assert status == 0
+
+
+def test_a_run_that_exists_is_left_alone(vertebra: Program, order: Order) -> None:
+    order.out.mkdir(parents=True)
+    (order.out / "mine").touch()
+    status, out, err = vertebra()
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"vertebra-train: error: Expected a folder that does not exist yet. Received: {order.out}, which does."
+    )
+    assert [path.name for path in order.out.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--crop-px", 100], r"Expected a crop of 64 to 1024 pixels, a multiple of 32, for small\. Received: 100\."),
+        (["--crop-px", 0], r"--crop-px: Input should be greater than or equal to 1"),
+        (["--crop-px", 96, "--resize-px", 64], r"Expected a resize of 96 \(the crop\) to 2048 pixels\. Received: 64\."),
+        (["--views", -1], r"--views: Input should be greater than or equal to 0"),
+        (["--test-fraction", 1], r"--test-fraction: Input should be less than 1"),
+        (["--backbone", "nope"], r"Expected one of the backbones efficientnet_lite0, small\. Received: nope\."),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(
+    vertebra: Program, flags: Sequence[object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelled, "read", lambda _: pytest.fail("worked"))
+    vertebra.refuses(message, *flags)
+
+
+class Interrupted:
+    """Steps of which one is hit by Ctrl-C."""
+
+    def __init__(self, steps: Steps, name: str, moment: str) -> None:
+        self._steps = steps
+        self._name = name
+        self._moment = moment
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        hit = name == self._name
+        with self._steps.step(name, total) as advance:
+            if hit and self._moment == "before":
+                signal.raise_signal(signal.SIGINT)
+            yield self._hit if hit and self._moment == "within" else advance
+            if hit and self._moment == "after":
+                signal.raise_signal(signal.SIGINT)
+
+    @staticmethod
+    def _hit(_: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        *((name, "before") for name in STEPS),
+        ("check the images", "within"),
+        ("extract features", "within"),
+        ("write the run", "after"),
+    ],
+)
+def test_ctrl_c_at_any_step_leaves_nothing_half_written(
+    name: str, moment: str, made: Fit, order: Order, registered: Card, tmp_path: Path
+) -> None:
+    assert registered.backbone.name == "small"
+    # What the step itself does is done anew here, all else comes from the cache of a fit that ended.
+    is_cached = name in STEPS[3:]
+    order = replace(made.order, out=tmp_path / "runs" / "x") if is_cached else order
+    steps: Steps = Interrupted(quiet(7), name, moment)  # type: ignore[assignment] # only step() is called
+    with pytest.raises(KeyboardInterrupt):
+        fit.fit(order, steps)
+    assert hidden(order.cache) == []
+    written = list(order.out.parent.rglob("*")) if order.out.parent.exists() else []
+    # The last step ends when the run is whole.
+    assert {path.name for path in written} == ({"x", *FILES} if (name, moment) == ("write the run", "after") else set())
+
+
+INTERRUPT: list[tuple[object, str]] = [
+    (store, "write"),
+    (backbones, "pretrained"),
+    (program, "trace"),
+    (program, "save"),
+    (report, "render"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), INTERRUPT, ids=[name for _, name in INTERRUPT])
+def test_after_ctrl_c_the_next_run_goes_on(
+    module: object, name: str, vertebra: Program, order: Order, monkeypatch: pytest.MonkeyPatch, runs: list[int]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        status, out, err = vertebra()
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "vertebra-train: interrupted"
+    assert hidden(order.cache) == []
+    assert not order.out.parent.exists() or list(order.out.parent.iterdir()) == []
+    assert vertebra()[0] == 0
+    assert {path.name for path in order.out.iterdir()} == FILES
+    assert sum(runs) == 16
+
+
+# It forks before it has an engine, and so imports torch once for all.
+PROCESSES = """
+import os, pickle, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from training import backbones, features, fit, store
+from training.__main__ import main
+from training.backbones import Card
+
+backbone, geometry, scaling, labels, weights, data, cache, out = pickle.loads(Path(sys.argv[1]).read_bytes())
+backbones.CARDS = {"small": Card(backbone, geometry, scaling, lambda: labels, lambda: weights)}
+
+def start(name, prepare=lambda: None):
+    if pid := os.fork():
+        return pid
+    prepare()
+    sys.argv = ["vertebra-train", "fit", "--data", data, "--backbone", "small", "--cache", cache, "--out", out + name]
+    status = 70
+    try:
+        status = main()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+def end(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def interrupted():
+    # The signal comes from outside, while threads decode and the engine runs.
+    extract = features._fill
+    def fill(*arguments):
+        parent = os.getpid()
+        if not os.fork():
+            os.kill(parent, signal.SIGINT)
+            os._exit(0)
+        extract(*arguments)
+        signal.pause()
+    features._fill = fill
+
+first = end(start("interrupted", interrupted))
+both = [start("a"), start("b")]
+print("ended", first, *map(end, both))
+"""
+
+
+def test_two_fits_on_one_cache_at_once_and_a_signal_from_outside(order: Order, small: Card, tmp_path: Path) -> None:
+    card = (small.backbone, small.geometry, small.scaling, small.labels(), small.weights())
+    work = (*card, str(order.source), str(order.cache), f"{order.out.parent}/")
+    (tmp_path / "work").write_bytes(pickle.dumps(work))
+    command = [sys.executable, "-c", PROCESSES, str(tmp_path / "work")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1] == "ended 130 0 0", ended.stderr
+    assert ended.stderr.count("vertebra-train: interrupted") == 1
+    assert sorted(path.name for path in order.out.parent.iterdir()) == ["a", "b"]
+    a, b = (run.read(order.out.with_name(name)) for name in "ab")
+    assert a.weights_sha256 == b.weights_sha256
+    assert hidden(order.cache) == []
+    again = fit.fit(order, quiet(7))
+    assert (again.result.features.from_cache, again.result.features.computed) == (16, 0)
+    assert again.run.weights_sha256 == a.weights_sha256
