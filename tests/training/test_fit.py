@@ -655,6 +655,7 @@ print("ended", first, *map(end, both))
 """
 
 
+@pytest.mark.timeout(300)  # three processes that import torch and trace, on cores that others may be using
 def test_two_fits_on_one_cache_at_once_and_a_signal_from_outside(order: Order, small: Card, tmp_path: Path) -> None:
     card = (small.backbone, small.geometry, small.scaling, small.labels(), small.weights())
     work = (*card, str(order.source), str(order.cache), f"{order.out.parent}/")
