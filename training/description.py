@@ -68,8 +68,8 @@ def _check_trained(path: Path, described: Run, names: Sequence[str]) -> None:
 
 
 def _part(tensor: str) -> str:
-    """The part of a model that a tensor belongs to: "blocks.4" for trunk.module.blocks.4.1.conv_dw.weight."""
-    names = tensor.removeprefix("trunk.module.").split(".")
+    """The part of a model that a tensor belongs to: "blocks.4" for backbone.module.blocks.4.1.conv_dw.weight."""
+    names = tensor.removeprefix("backbone.module.").split(".")
     return ".".join(names[:2]) if names[1].isdigit() else names[0]
 
 

@@ -26,7 +26,7 @@ from training.result import METRICS, REPORT, Features, Frozen, Result
 from training.served import Served, describe
 from training.views import PLAIN, View, views
 
-_TRUNK = "trunk."  # as Served has it
+_BACKBONE = "backbone."  # as Served has it
 
 
 @dataclass(frozen=True)
@@ -224,15 +224,15 @@ def _assemble(card: Card, geometry: CropGeometry, fitted: Fitted) -> tuple[torch
     """The model, and the proof that its backbone is the pretrained one, bit by bit."""
     backbone, _ = backbones.parted(backbones.pretrained(card))
     module = Served(backbone, fitted.module, card.backbone, card.scaling)
-    before = freezing.digest(module.trunk.state_dict())
+    before = freezing.digest(module.backbone.state_dict())
     model = program.trace(module, geometry)
     after = freezing.digest(
-        {name.removeprefix(_TRUNK): each for name, each in model.state_dict.items() if name.startswith(_TRUNK)}
+        {name.removeprefix(_BACKBONE): each for name, each in model.state_dict.items() if name.startswith(_BACKBONE)}
     )
     if before != after:
         raise FrozenError(f"Expected the frozen backbone to keep the tensors {before}. Received: {after}.")
     counted = Frozen(
-        parameters=sum(each.numel() for each in module.trunk.parameters()),
+        parameters=sum(each.numel() for each in module.backbone.parameters()),
         buffers=sum(each.numel() for each in backbone.buffers()),
         sha256_before=before,
         sha256_after=after,
@@ -249,7 +249,7 @@ def _describe(
         geometry=geometry,
         scaling=card.scaling,
         head=fitted.head,
-        trained=tuple(name for name in model.state_dict if not name.startswith(_TRUNK)),
+        trained=tuple(name for name in model.state_dict if not name.startswith(_BACKBONE)),
         labels=result.data.labels,
         labels_sha256=result.data.labels_sha256,
         outputs=describe(model, card.backbone),

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from export import program
 from export.run import EMBEDDING, LOGITS, Backbone, Output, Scaling
-from training.taps import Trunk, pooled
+from training.taps import FrozenBackbone, pooled
 
 
 class Served(nn.Module):
     """A frozen backbone and the head that reads its taps.
 
     Args:
-        backbone: As a Trunk takes it, like card and scaling.
+        backbone: As a FrozenBackbone takes it, like card and scaling.
         head: Makes logits `[N, labels]` of the pooled taps, by name.
         card: Names the stages, which are served, and the probes, which are not.
         scaling: How pixels are scaled.
@@ -20,7 +20,7 @@ class Served(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module, card: Backbone, scaling: Scaling) -> None:
         super().__init__()
-        self.trunk = Trunk(backbone, card, scaling)
+        self.backbone = FrozenBackbone(backbone, card, scaling)
         self.head = head
         self._served = (*(stage.name for stage in card.stages), EMBEDDING)
 
@@ -34,7 +34,7 @@ class Served(nn.Module):
             The feature map of every stage `[N, channels, H / stride, W / stride]`, the embedding `[N, D]` and the
             logits `[N, labels]`, by name.
         """
-        answers = self.trunk(pixels)
+        answers = self.backbone(pixels)
         return {**{name: answers[name] for name in self._served}, LOGITS: self.head(pooled(answers))}
 
 

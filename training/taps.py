@@ -11,7 +11,7 @@ from export.run import EMBEDDING, Backbone, Probe, Scaling
 from training.freezing import Frozen
 
 
-class Trunk(Frozen):
+class FrozenBackbone(Frozen):
     """A backbone without its head: pixels in, the map of every stage and probe and the embedding out.
 
     Args:
@@ -50,20 +50,20 @@ class Trunk(Frozen):
 
 
 class Taps(nn.Module):
-    """What heads learn from: every tap of a trunk as one vector an image.
+    """What heads learn from: every tap of a backbone as one vector an image.
 
     Args:
-        backbone: As a Trunk takes it, like the others.
+        backbone: As a FrozenBackbone takes it, like the others.
         card: Names its stages and probes.
         scaling: How its input is made of pixels.
     """
 
     def __init__(self, backbone: nn.Module, card: Backbone, scaling: Scaling) -> None:
         super().__init__()
-        self.trunk = Trunk(backbone, card, scaling)
+        self.backbone = FrozenBackbone(backbone, card, scaling)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Run the trunk once.
+        """Run the backbone once.
 
         Args:
             pixels: uint8 `[N, H, W, 3]`, RGB.
@@ -71,11 +71,11 @@ class Taps(nn.Module):
         Returns:
             float32 `[N, channels]` for every stage and probe, and the embedding `[N, D]`, by name.
         """
-        return pooled(self.trunk(pixels))
+        return pooled(self.backbone(pixels))
 
 
 def pooled(answers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every answer of a trunk as one vector an image: of a map `[N, channels, h, w]` the mean over its cells."""
+    """Every answer of a backbone as one vector an image: of a map `[N, channels, h, w]` the mean over its cells."""
     return {name: each.mean(dim=(2, 3)) if each.ndim == 4 else each for name, each in answers.items()}
 
 

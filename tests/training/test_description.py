@@ -96,7 +96,7 @@ def test_many_labels_are_cut_short(small_run: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "wrong"),
     [
-        (["trunk.module.conv_stem.weight"], "trunk.module.conv_stem.weight"),
+        (["backbone.module.conv_stem.weight"], "backbone.module.conv_stem.weight"),
         (["head.linear.other"], "head.linear.other"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_run_that_names_a_frozen_tensor_as_trained_is_refused(trained: Path, e
 def test_a_frozen_run_of_which_everything_was_trained_is_refused(trained: Path) -> None:
     names = list(run.read_weights(trained))
     change(trained, trained=names)
-    with pytest.raises(RunError, match=rf"Received: {len(names)} tensors, trunk\.module\.\S+ wrongly\."):
+    with pytest.raises(RunError, match=rf"Received: {len(names)} tensors, backbone\.module\.\S+ wrongly\."):
         describe(trained)
 
 

@@ -173,7 +173,7 @@ def test_an_easy_problem_is_solved(made: Fit) -> None:
 
 def test_only_head_tensors_differ_from_the_pretrained_file(made: Fit, small: Card) -> None:
     backbone, _ = backbones.parted(backbones.pretrained(small))
-    pretrained = {f"trunk.module.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    pretrained = {f"backbone.module.{name}": tensor for name, tensor in backbone.state_dict().items()}
     written = run.read_weights(made.out)
     assert set(written) - set(pretrained) == {"head.linear.weight", "head.linear.bias"}
     assert set(made.trained.run.trained) == set(written) - set(pretrained)

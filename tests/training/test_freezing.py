@@ -31,13 +31,13 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def test_train_mode_and_forward_move_no_buffer_and_drop_nothing(served: Served, pixels: Tensor) -> None:
     served.eval()
-    before, expected = copied(served.trunk.state_dict()), served(pixels)
+    before, expected = copied(served.backbone.state_dict()), served(pixels)
     served.train()
     assert served.training
     assert served.head.training
-    assert not any(module.training for module in served.trunk.modules())
+    assert not any(module.training for module in served.backbone.modules())
     answers = served(pixels)
-    for name, tensor in served.trunk.state_dict().items():
+    for name, tensor in served.backbone.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert any(name.endswith("running_mean") for name in before)
     assert any(name.endswith("num_batches_tracked") for name in before)

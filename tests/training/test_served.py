@@ -41,4 +41,4 @@ def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
 
 def test_scaling_is_not_among_the_weights(small: Card) -> None:
     module = regimes.original(small)
-    assert all(name.startswith(("trunk.module.", "head.linear.")) for name in module.state_dict())
+    assert all(name.startswith(("backbone.module.", "head.linear.")) for name in module.state_dict())

@@ -1,4 +1,4 @@
-"""A trunk gives what the card names, once, and leaves nothing behind."""
+"""A backbone gives what the card names, once, and leaves nothing behind."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training import backbones, taps
 from training.backbones import Card
-from training.taps import Taps, Trunk
+from training.taps import FrozenBackbone, Taps
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +17,14 @@ def pixels() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def trunk(small: Card) -> Trunk:
-    return Trunk(backbones.pretrained(small), small.backbone, small.scaling)
+def backbone(small: Card) -> FrozenBackbone:
+    return FrozenBackbone(backbones.pretrained(small), small.backbone, small.scaling)
 
 
 @pytest.fixture(scope="module")
-def answers(trunk: Trunk, pixels: Tensor) -> dict[str, Tensor]:
+def answers(backbone: FrozenBackbone, pixels: Tensor) -> dict[str, Tensor]:
     with torch.inference_mode():
-        found: dict[str, Tensor] = trunk(pixels)
+        found: dict[str, Tensor] = backbone(pixels)
     return found
 
 
@@ -40,37 +40,37 @@ def test_every_stage_probe_and_the_embedding_have_the_shapes_of_the_card(
 
 
 def test_a_probe_is_what_its_module_gives(
-    trunk: Trunk, pixels: Tensor, answers: dict[str, Tensor], small: Card
+    backbone: FrozenBackbone, pixels: Tensor, answers: dict[str, Tensor], small: Card
 ) -> None:
     module = backbones.pretrained(small)
     seen: list[Tensor] = []
     (probe,) = small.backbone.probes
     module.get_submodule(probe.module).register_forward_hook(lambda *given: seen.append(given[2]))
-    x = (pixels.permute(0, 3, 1, 2).float() - trunk.mean) / trunk.deviation
+    x = (pixels.permute(0, 3, 1, 2).float() - backbone.mean) / backbone.deviation
     with torch.inference_mode():
         module(x)
     torch.testing.assert_close(answers[probe.name], seen[0])
 
 
 @pytest.fixture
-def raising(trunk: Trunk) -> Iterator[Trunk]:
-    """A trunk whose last block fails."""
+def raising(backbone: FrozenBackbone) -> Iterator[FrozenBackbone]:
+    """A backbone whose last block fails."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("here")
 
-    hook = trunk.module.blocks[-1].register_forward_pre_hook(fail)
-    yield trunk
+    hook = backbone.module.blocks[-1].register_forward_pre_hook(fail)
+    yield backbone
     hook.remove()
 
 
-def test_no_hook_is_left_behind(trunk: Trunk, pixels: Tensor) -> None:
+def test_no_hook_is_left_behind(backbone: FrozenBackbone, pixels: Tensor) -> None:
     with torch.inference_mode():
-        trunk(pixels)
-    assert not any(module._forward_hooks for module in trunk.modules())
+        backbone(pixels)
+    assert not any(module._forward_hooks for module in backbone.modules())
 
 
-def test_no_hook_is_left_behind_by_a_failure(raising: Trunk, pixels: Tensor) -> None:
+def test_no_hook_is_left_behind_by_a_failure(raising: FrozenBackbone, pixels: Tensor) -> None:
     with pytest.raises(RuntimeError, match="here"):
         raising(pixels)
     assert not any(module._forward_hooks for module in raising.modules())
@@ -88,14 +88,16 @@ def test_a_tap_for_a_head_is_the_mean_over_the_cells_of_its_map(
     assert torch.equal(taps.pooled({"e": answers["embedding"]})["e"], answers["embedding"])
 
 
-def test_an_image_alone_is_answered_as_among_others(trunk: Trunk, pixels: Tensor, answers: dict[str, Tensor]) -> None:
+def test_an_image_alone_is_answered_as_among_others(
+    backbone: FrozenBackbone, pixels: Tensor, answers: dict[str, Tensor]
+) -> None:
     with torch.inference_mode():
-        alone = trunk(pixels[1:2])
+        alone = backbone(pixels[1:2])
     for name, answer in answers.items():
         torch.testing.assert_close(alone[name], answer[1:2], rtol=1e-5, atol=1e-5 * float(answer.abs().max()))
 
 
-def test_scaling_is_taken_from_its_words_and_not_kept_beside_the_weights(trunk: Trunk, small: Card) -> None:
-    torch.testing.assert_close(trunk.mean.flatten(), torch.tensor(small.scaling.mean) * 255)
-    torch.testing.assert_close(trunk.deviation.flatten(), torch.tensor(small.scaling.deviation) * 255)
-    assert not {"mean", "deviation"} & set(trunk.state_dict())
+def test_scaling_is_taken_from_its_words_and_not_kept_beside_the_weights(backbone: FrozenBackbone, small: Card) -> None:
+    torch.testing.assert_close(backbone.mean.flatten(), torch.tensor(small.scaling.mean) * 255)
+    torch.testing.assert_close(backbone.deviation.flatten(), torch.tensor(small.scaling.deviation) * 255)
+    assert not {"mean", "deviation"} & set(backbone.state_dict())

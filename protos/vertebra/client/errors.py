@@ -3,6 +3,7 @@
 VertebraError
 ├── ImageError              one image has no answer; the others of its request may have one
 ├── AnswerError             the server sent something that this client cannot read
+├── FolderError             a folder is not what `evaluate` needs, or has classes that the model does not know
 └── RpcError                the request has no answer; .code, .message, .retry_after_s
     ├── InvalidArgument     the request is malformed or over a limit
     ├── NotFound            no such model or version
@@ -46,6 +47,10 @@ class ImageError(VertebraError):
 
 class AnswerError(VertebraError):
     """The server sent something that this client cannot read."""
+
+
+class FolderError(VertebraError):
+    """A folder does not hold images in a folder per class, or has classes that the model does not know."""
 
 
 class RpcError(VertebraError):

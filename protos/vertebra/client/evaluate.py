@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vertebra.client.answers import Classification, Response
-from vertebra.client.errors import ImageError, VertebraError
+from vertebra.client.errors import FolderError, ImageError
 from vertebra.client.sync import Client
 
 # What a person means as an image, whether the server can read it or not.
@@ -19,10 +19,6 @@ SPLITS = {"train", "val", "valid", "validation", "test"}
 IN_FLIGHT = 4
 TOP = 5
 Z = 1.959964  # the quantile of the normal distribution that 2.5 % lie above
-
-
-class FolderError(VertebraError):
-    """A folder does not hold images in a folder per class, or has classes that the model does not know."""
 
 
 @dataclass(frozen=True, slots=True)
