@@ -25,6 +25,7 @@ SPLITS: Mapping[str, Split] = {
 _SUFFIXES = {
     ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff",
 }  # fmt: skip
+_LIGHTEST, _HEAVIEST = 1e-6, 1e6  # far beyond what anybody means, and within what float32 adds up
 _PASSED_OVER = {"__MACOSX"}  # what zip files made on a Mac bring along: no images, but files with their names
 _COLUMNS = ("path", "label", "group", "weight", "split")
 _Row: TypeAlias = tuple[int, Mapping[str, str]]  # the line or row that a person finds it at, and its cells by column
@@ -39,7 +40,7 @@ class LabelledImage:
         label: The name of its class.
         split: What it is for, where the data says so.
         group: What must not be divided between splits (a patient, a scene), where the data says so.
-        weight: How much it counts in training, above 0.
+        weight: How much it counts in training, from a millionth to a million.
     """
 
     path: Path
@@ -137,8 +138,8 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    # People link to where their images are, and a link may lead back to where it lies.
-    seen = set()
+    # People link to where their images are. A link that leads back above the class would bring in all the others.
+    seen = {os.path.realpath(each) for each in folder.absolute().parents}
     for place, folders, files in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
@@ -200,6 +201,9 @@ def _parquet_rows(source: Path) -> Iterator[_Row]:
         with parquet.ParquetFile(source) as file:
             _check_header(source, file.schema_arrow.names)
             columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+            if pyarrow.types.is_floating(file.schema_arrow.field("label").type):
+                # As pandas makes of whole numbers where one is missing: the classes would be called 1.0 and 2.0.
+                raise DataError(f"Expected text or whole numbers in {source}, column 'label'. Received: fractions.")
             table = file.read(columns=columns).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"Expected a Parquet file. Received: {source}: {error}.") from error
@@ -247,8 +251,10 @@ def _weight(cell: str, place: str) -> float:
         weight = float(cell)
     except ValueError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
-        raise DataError(f"Expected a number above 0 in {place}, column 'weight'. Received: {cell!r}.")
+    if not _LIGHTEST <= weight <= _HEAVIEST:
+        raise DataError(
+            f"Expected a number from {_LIGHTEST:g} to {_HEAVIEST:g} in {place}, column 'weight'. Received: {cell!r}."
+        )
     return weight
 
 

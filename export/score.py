@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 BINS = 15
 # The quantile of the normal distribution that 2.5 % lie above.
@@ -30,7 +30,7 @@ _ROWS = 1024
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Estimate(_Frozen):
@@ -39,6 +39,12 @@ class Estimate(_Frozen):
     value: float
     low: float
     high: float
+
+    @model_validator(mode="after")
+    def _within(self) -> "Estimate":
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"Expected a figure within its interval {self.low} to {self.high}. Got {self.value}")
+        return self
 
 
 class ClassScore(_Frozen):

@@ -15,6 +15,7 @@ from training.result import METRICS, Result
 
 _HEAD = "head."  # as training/served.py has it
 _SHOWN = 5
+_LONGEST = 60
 _MARGIN = 10
 
 
@@ -40,7 +41,7 @@ def describe(path: Path) -> str:
         "head": [f"{described.head.kind} on {', '.join(described.head.taps)}"],
         "labels": [f"{len(described.labels)}: {_some(described.labels)}"],
         "tensors": _parts(path, described),
-        **_measured(path),
+        **_measured(path, described),
     }
     lines = [(name if line == of[0] else "", line) for name, of in facts.items() for line in of]
     return "\n".join(f"{name:<{_MARGIN}}{line}" for name, line in lines)
@@ -73,17 +74,28 @@ def _part(tensor: str) -> str:
     return ".".join(names[:2]) if names[1].isdigit() else names[0]
 
 
-def _measured(path: Path) -> dict[str, list[str]]:
+def _measured(path: Path, described: Run) -> dict[str, list[str]]:
     try:
         result = Result.model_validate_json((path / METRICS).read_bytes())
     except FileNotFoundError:
         return {}  # as-is runs learn nothing and are tested on nothing
-    except (OSError, ValidationError) as error:
-        raise RunError(f"Expected {path / METRICS} as vertebra-train wrote it. Received: {error}") from error
+    except OSError as error:
+        raise RunError(f"Expected {path / METRICS} as vertebra-train wrote it. Received: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise RunError(
+            f"Expected {path / METRICS} as vertebra-train wrote it. Received: {place}: {first['msg']}."
+        ) from error
+    of = (result.data.sha256, result.data.labels_sha256)
+    if of != (described.data_sha256, described.labels_sha256):
+        raise RunError(f"Expected {path / METRICS} to be of the data that {path / run.RUN} names. Received: of other.")
     counts = ", ".join(f"{sum(each)} {split}" for split, each in result.data.images.items())
     data = f"{result.data.source}: {counts}; {len(result.data.left_out)} left out, {len(result.data.leaks)} leaks"
     return {"data": [data], "measured": list(result.summary())}
 
 
 def _some(labels: tuple[str, ...]) -> str:
-    return ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
+    # A label may hold anything, and a terminal obeys some of it.
+    shown = [label if label.isprintable() else repr(label)[1:-1] for label in labels[:_SHOWN]]
+    return ", ".join(label[:_LONGEST] for label in shown) + (", ..." if len(labels) > _SHOWN else "")

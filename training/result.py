@@ -13,7 +13,8 @@ REPORT = "report.html"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Where a figure is no number something is broken, and must not be kept as if it were measured.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Fault(_Frozen):

@@ -58,6 +58,13 @@ def check(images: Sequence[LabelledImage]) -> None:
             f"Expected at least {least} images of every class, {why}. Received: "
             f"{_listed(f'{label} ({train[label]})' for label in few)}. Add images, or remove the class."
         )
+    apart = _apart(image for image in images if image.split in ("train", None))
+    if close := sorted(label for label, units in apart.items() if len(units) < _MIN_TRAIN):
+        raise DataError(
+            f"Expected training images of every class in at least {_MIN_TRAIN} groups, of which one is learnt from "
+            f"while another is asked about. Received: one group of {_listed(close)}. Add images of other groups, or "
+            "remove the class."
+        )
 
 
 def draw(images: Sequence[LabelledImage], digests: Sequence[bytes], test_fraction: float, seed: int) -> list[Split]:
@@ -70,8 +77,8 @@ def draw(images: Sequence[LabelledImage], digests: Sequence[bytes], test_fractio
         seed: Draws another split.
 
     Returns:
-        "train" or "test" for each image. Every class has at least 2 images in training and one in the test, where its
-        groups allow the latter.
+        "train" or "test" for each image. Every class has at least 2 images of different groups in training, and one in
+        the test where its groups allow that.
 
     Raises:
         DataError: The fraction is none, or the groups leave nothing to hold out.
@@ -83,10 +90,11 @@ def draw(images: Sequence[LabelledImage], digests: Sequence[bytes], test_fractio
     room = {label: count - _MIN_TRAIN for label, count in total.items()}
     units = _units(images, digests, seed)
     taken: Counter[str] = Counter()
-    test = [unit for unit in units if _take(unit, taken, wanted)]
+    left = Counter(label for unit in units for label in unit.labels)
+    test = [unit for unit in units if _take(unit, taken, wanted, left)]
     # A group that is larger than the part of its class: better a little too much than none.
     for unit in sorted(units, key=lambda each: len(each.places)):
-        if any(taken[label] == 0 for label in unit.labels) and _take(unit, taken, room):
+        if any(taken[label] == 0 for label in unit.labels) and _take(unit, taken, room, left):
             test.append(unit)
     if not test:
         raise DataError(
@@ -135,11 +143,21 @@ def _units(images: Sequence[LabelledImage], digests: Sequence[bytes], seed: int)
     ]
 
 
-def _take(unit: _Unit, taken: Counter[str], most: Mapping[str, int]) -> bool:
-    if any(taken[label] + count > most[label] for label, count in unit.labels.items()):
+def _take(unit: _Unit, taken: Counter[str], most: Mapping[str, int], left: Counter[str]) -> bool:
+    """Hold a unit out, unless of one of its classes too many images would be, or too few units would be left."""
+    if any(taken[label] + count > most[label] or left[label] <= _MIN_TRAIN for label, count in unit.labels.items()):
         return False
     taken.update(unit.labels)
+    left.subtract(unit.labels.keys())
     return True
+
+
+def _apart(images: Iterable[LabelledImage]) -> dict[str, set[str]]:
+    """For each class the groups that its images are of; an image without one is a group of its own."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for index, image in enumerate(images):
+        found[image.label].add(f"image {index}" if image.group is None else f"group {image.group}")
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:

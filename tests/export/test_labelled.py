@@ -199,9 +199,10 @@ def test_a_table_that_is_broken_is_refused_with_the_place(tmp_path: Path, text: 
         read(table(tmp_path, text))
 
 
-@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "heavy", ""])
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "heavy", "", "1e308", "1e-300"])
 def test_a_weight_that_is_none_is_refused(tmp_path: Path, weight: str) -> None:
-    with pytest.raises(DataError, match=rf"number above 0 in .*line 2, column 'weight'. Received: '{weight}'"):
+    message = rf"number from 1e-06 to 1e\+06 in .*line 2, column 'weight'. Received: '{weight}'"
+    with pytest.raises(DataError, match=message):
         read(table(tmp_path, f"path,label,weight\na.jpg,cat,{weight}\n"))
 
 
@@ -244,3 +245,18 @@ def test_the_digest_of_a_label_map_is_of_its_json() -> None:
     assert labels_sha256(["cat", "été"]) == hashlib.sha256('["cat","été"]'.encode()).hexdigest()
     assert labels_sha256(["cat", "dog"]) != labels_sha256(["dog", "cat"])
     assert labels_sha256(["a,b"]) != labels_sha256(["a", "b"])
+
+
+def test_a_link_to_a_folder_above_brings_nothing_in(tmp_path: Path) -> None:
+    for name in ("ant/1.jpg", "bee/2.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_bytes(b"")
+    (tmp_path / "data/ant/loop").symlink_to("..")
+    assert [(image.path.name, image.label) for image in read(tmp_path / "data")] == [("1.jpg", "ant"), ("2.jpg", "bee")]
+
+
+def test_fractions_are_no_labels(tmp_path: Path) -> None:
+    table = pyarrow.table({"path": ["a.jpg", "b.jpg"], "label": [1.0, 2.0]})
+    parquet.write_table(table, tmp_path / "images.parquet")
+    with pytest.raises(DataError, match=r"Expected text or whole numbers in .*, column 'label'. Received: fractions"):
+        read(tmp_path / "images.parquet")

@@ -12,15 +12,24 @@ from tests.training.test_report import Training
 from training import backbones
 from training.backbones import Card
 from training.description import describe
-from training.result import METRICS, Fault, Leak
+from training.result import METRICS, Fault, Leak, Result
 
 
 @pytest.fixture
 def trained(small: Card, tmp_path: Path) -> Path:
     """A linear head on a stage, a probe and the embedding, with the measurements of another training."""
     path = write_trained(tmp_path / "run", small, HEADS[0])
-    (path / METRICS).write_text(Training(tmp_path).result().model_dump_json())
+    result = measured(path, tmp_path)
+    change(path, data_sha256=result.data.sha256)
+    (path / METRICS).write_text(result.model_dump_json())
     return path
+
+
+def measured(path: Path, tmp_path: Path) -> Result:
+    """Measurements that name the labels of the run in `path`."""
+    result = Training(tmp_path).result()
+    named = {"labels_sha256": json.loads((path / run.RUN).read_text())["labels_sha256"]}
+    return result.model_copy(update={"data": result.data.model_copy(update=named)})
 
 
 def counted(text: str) -> dict[tuple[str, str], int]:
@@ -69,7 +78,7 @@ def test_it_says_what_the_run_is_and_how_good(trained: Path) -> None:
 
 
 def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Path) -> None:
-    result = Training(tmp_path).result()
+    result = measured(trained, tmp_path)
     leak = Leak(split="test", path="a.png", twin="b.png", kind="duplicate")
     fault = Fault(path="c.png", reason="empty")
     convergence = result.head.convergence
@@ -87,6 +96,20 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
     assert "1 held-out image is in the training split too, or nearly, so these figures are too good." in text
     assert "2 files were left out; metrics.json names them" in text
     assert "the solver did not converge: do not trust these figures" in text
+
+
+def test_measurements_of_other_data_are_refused(trained: Path) -> None:
+    change(trained, data_sha256="0" * 64)
+    with pytest.raises(RunError, match=r"metrics.json to be of the data that .*run.json names. Received: of other"):
+        describe(trained)
+
+
+def test_a_figure_outside_its_interval_is_refused(trained: Path) -> None:
+    said = json.loads((trained / METRICS).read_text())
+    said["scores"]["test"]["accuracy"]["value"] = 0.999
+    (trained / METRICS).write_text(json.dumps(said))
+    with pytest.raises(RunError, match=r"scores.test.accuracy: .*within its interval 0.4\d* to 0.9\d*. Got 0.999"):
+        describe(trained)
 
 
 def test_many_labels_are_cut_short(small_run: Path) -> None:

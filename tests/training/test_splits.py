@@ -114,3 +114,24 @@ NAMED = [image(label, "train") for label in "abab"]
 def test_what_cannot_be_learnt_from_is_refused(images: Sequence[LabelledImage], message: str) -> None:
     with pytest.raises(DataError, match=message):
         splits.check(images)
+
+
+def test_two_groups_of_every_class_are_left_to_learn_from() -> None:
+    images = [image("ant", group="all", name=f"a{each}") for each in range(28)]
+    images += [image("ant", name="single"), image("ant", name="other")]
+    images += many(bee=10)
+    splits.check(images)
+    for seed in range(5):
+        drawn = draw(images, seed=seed)
+        left = {each.group or each.path for each, split in zip(images, drawn, strict=True) if split == "train"}
+        ants = {each.group or each.path for each in images if each.label == "ant"}
+        assert len(left & ants) >= 2
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_class_of_one_group_is_refused_before_any_work(split: Split | None) -> None:
+    images = [image("ant", split, "all", f"a{each}") for each in range(5)]
+    images += [image("bee", split, name=f"b{each}") for each in range(5)]
+    images += [image("bee", "test", name="c")] if split else []
+    with pytest.raises(DataError, match=r"in at least 2 groups, .* Received: one group of ant\. Add images of other"):
+        splits.check(images)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,7 +14,10 @@ from vertebra.client.errors import FolderError, ImageError
 from vertebra.client.sync import Client
 
 # What a person means as an image, whether the server can read it or not.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff",
+}  # fmt: skip
+PASSED_OVER = {"__MACOSX"}  # what zip files made on a Mac bring along
 SPLITS = {"train", "val", "valid", "validation", "test"}
 # So many requests keep a server busy while others are on their way.
 IN_FLIGHT = 4
@@ -86,7 +90,7 @@ def read(folder: str) -> dict[str, str]:
         FolderError: There is no class folder, an image lies beside them, or one of them is empty.
         OSError: The folder cannot be read.
     """
-    entries = sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda each: each.name)
+    entries = sorted((each for each in os.scandir(folder) if is_looked_at(each.name)), key=lambda each: each.name)
     if stray := [each.name for each in entries if not each.is_dir() and is_image(each.name)]:
         raise FolderError(f"Expected a folder per class in {folder}. Received: the image {stray[0]!r} beside them.")
     classes = [each for each in entries if each.is_dir()]
@@ -97,7 +101,8 @@ def read(folder: str) -> dict[str, str]:
         files = sorted(image_files(each.path))
         if not files:
             raise FolderError(f"Expected at least one image in the class folder {each.path}. Received: none.")
-        images |= dict.fromkeys(files, each.name)
+        # As training names its classes: a Mac writes accents and Korean in another form than everybody else.
+        images |= dict.fromkeys(files, unicodedata.normalize("NFC", each.name))
     return images
 
 
@@ -161,10 +166,21 @@ def is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
+def is_looked_at(name: str) -> bool:
+    return not name.startswith(".") and name not in PASSED_OVER
+
+
 def image_files(folder: str) -> Iterator[str]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        yield from (os.path.join(path, each) for each in files if is_image(each) and not each.startswith("."))
+    # A link that leads back above the class would bring in all the others.
+    seen = {os.path.realpath(each) for each in Path(folder).absolute().parents}
+    for path, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [each for each in folders if is_looked_at(each)]
+        yield from (os.path.join(path, each) for each in files if is_image(each) and is_looked_at(each))
 
 
 def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:

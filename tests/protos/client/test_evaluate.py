@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from export import labelled
 from export.score import wilson
 from tests.protos.client import conftest
 from vertebra.client import evaluate
@@ -247,3 +249,20 @@ def test_the_interval_is_the_one_that_training_and_export_report(right: int, ima
     found, expected = evaluate.ratio(right, images), wilson(right, images)
     assert found is not None
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
+def test_folders_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    """A Mac's form of a name, links, what a zip file of a Mac brings along, and every suffix."""
+    names = [f"{index}{suffix}" for index, suffix in enumerate(sorted(evaluate.SUFFIXES | {".txt"}))]
+    for name in (*names, "deeper/a.jpg", ".hidden/b.jpg", "__MACOSX/c.jpg"):
+        path = tmp_path / "data" / unicodedata.normalize("NFD", "\uc0c8") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/d.jpg").write_bytes(b"")
+    (tmp_path / "data/linked").symlink_to("../elsewhere")
+    (tmp_path / "data/linked/back").symlink_to("../data")
+    (tmp_path / "data/__MACOSX").mkdir()
+    expected = {str(each.path): each.label for each in labelled.read(tmp_path / "data")}
+    assert evaluate.read(str(tmp_path / "data")) == expected
+    assert set(expected.values()) == {"\uc0c8", "linked"}
