@@ -46,7 +46,7 @@ class Fit(BaseSettings):
     seed: int = Field(0, ge=0, description="Draws the split and the folds; another tells how much is luck.")
     head: Literal["linear", "mlp", "cosine"] = Field(
         "linear",
-        description="What reads the features: mlp for many images, cosine for a handful a class.",
+        description="What reads the features: mlp for many images, which takes minutes; cosine for a handful a class.",
     )
     views: int = Field(
         0,
