@@ -1,16 +1,17 @@
 """How good a bundle is on labelled images, as the service would answer them; does not know how it was trained."""
 
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export import labelled
+from export import ahead, labelled
 from export.errors import DataError, GraphError
 from export.labelled import LabelledImage, Split
 from export.progress import Advance, Steps
@@ -121,31 +122,15 @@ def _some(labels: Sequence[str]) -> str:
 
 
 def _answers(paths: Sequence[Path], loaded: Bundle, engine: Engine, advance: Advance) -> NDArray[np.float32]:
-    pixels = _decoded(paths, loaded)
     logits: list[NDArray[np.float32]] = []
-    while batch := list(islice(pixels, _BATCH)):
-        logits.extend(engine.run(np.stack(batch))[loaded.logits.name])
-        advance(len(batch))
+    with closing(ahead.mapped(partial(_read, geometry=loaded.geometry), paths, _DECODERS, _AHEAD)) as pixels:
+        while batch := list(islice(pixels, _BATCH)):
+            logits.extend(engine.run(np.stack(batch))[loaded.logits.name])
+            advance(len(batch))
     answers = np.stack(logits)  # [N, C]
     if not (finite := np.isfinite(answers).all(axis=1)).all():
         raise GraphError(f"Expected logits that are numbers. Received: others for {paths[int(finite.argmin())]}.")
     return answers
-
-
-def _decoded(paths: Sequence[Path], loaded: Bundle) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of each image in turn, `uint8 [H, W, 3]`, decoded ahead of their turn."""
-    waiting: deque[Future[NDArray[np.uint8]]] = deque()
-    with ThreadPoolExecutor(_DECODERS) as decoders:
-        try:
-            for path in paths:
-                waiting.append(decoders.submit(_read, path, loaded.geometry))
-                if len(waiting) == _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for each in waiting:
-                each.cancel()
 
 
 def _read(path: Path, geometry: CropGeometry) -> NDArray[np.uint8]:

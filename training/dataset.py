@@ -4,17 +4,18 @@ import hashlib
 import json
 import os
 import stat
-from collections import Counter, defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export import ahead
 from export.errors import DataError
 from export.labelled import LabelledImage, Split
 from export.progress import Advance
@@ -173,8 +174,8 @@ def check(
     waiting: dict[bytes, NDArray[Any]] = {}
     try:
         # Closed, so that its threads have ended before anything else happens.
-        with closing(_inspected(images, store)) as inspected:
-            for each, found in inspected:
+        with closing(ahead.mapped(partial(_inspect, store=store), images, _THREADS, _AHEAD)) as inspected:
+            for each, found in zip(images, inspected, strict=True):
                 if isinstance(found, str):
                     faults.append(Fault(path=_shown(each.path), reason=found))
                 else:
@@ -262,27 +263,10 @@ def _keep(sketches: dict[bytes, NDArray[Any]], store: Store) -> None:
     sketches.clear()
 
 
-def _inspected(images: Sequence[LabelledImage], store: Store) -> Generator[tuple[LabelledImage, _Found | str]]:
-    """Every image with what was found of it, in their order, read by threads a little ahead of who takes them."""
-    waiting: deque[tuple[LabelledImage, Future[_Found | str]]] = deque()
-    pool = ThreadPoolExecutor(_THREADS, "check")
+def _inspect(each: LabelledImage, store: Store) -> _Found | str:
     try:
-        for each in images:
-            waiting.append((each, pool.submit(_inspect, each.path, store)))
-            if len(waiting) > _AHEAD:
-                done, found = waiting.popleft()
-                yield done, found.result()
-        while waiting:
-            done, found = waiting.popleft()
-            yield done, found.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _inspect(path: Path, store: Store) -> _Found | str:
-    try:
-        str(path).encode()
-        data = _read(path)
+        str(each.path).encode()
+        data = _read(each.path)
         sha256 = hashlib.sha256(data).digest()
         is_new = bool(store.missing([sha256]))
         return _Found(sha256, twins.sketch(image.decode(data, _LIMITS)) if is_new else None)

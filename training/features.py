@@ -12,11 +12,10 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +31,7 @@ import torch
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from export import golden, graph, program, verify
+from export import ahead, golden, graph, program, verify
 from export.errors import DataError
 from export.progress import Advance
 from export.run import geometry_message
@@ -320,17 +319,9 @@ def _check_numbers(tap: str, rows: NDArray[np.float32], batch: Sequence[_Frame])
 
 def _decoded(work: Sequence[_Job], geometry: CropGeometry) -> Generator[_Frame]:
     """Every view of every image, in their order, decoded by threads a little ahead of who takes them."""
-    waiting: deque[Future[list[_Frame]]] = deque()
-    pool = ThreadPoolExecutor(_DECODERS, "decode")
-    try:
-        for job in work:
-            waiting.append(pool.submit(_read, job, geometry))
-            if len(waiting) > _AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(ahead.mapped(partial(_read, geometry=geometry), work, _DECODERS, _AHEAD)) as decoded:
+        for frames in decoded:
+            yield from frames
 
 
 def _read(job: _Job, geometry: CropGeometry) -> list[_Frame]:

@@ -121,10 +121,11 @@ def fit(kind: Kind, candidates: Sequence[tuple[str, ...]], examples: Examples) -
 def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Tensor) -> Fitted:
     tried: list[_Candidate] = []
     for taps in candidates:
-        problem, _ = _problem(taps, examples)
+        problem, scaler = _problem(taps, examples)
         tried += _path(problem, taps, examples, folds)
     best = _best(tried)
-    problem, scaler = _problem(best.trial.taps, examples)
+    if best.trial.taps != candidates[-1]:  # the last problem, the largest, is still at hand
+        problem, scaler = _problem(best.trial.taps, examples)
     solution = problem.solve(best.l2(), examples.repeated(examples.weights))
     calibration = temperature(best.logits, examples.labels, examples.weights)
     module = heads.LinearHead(best.trial.taps, len(scaler.mean), len(examples.classes))

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from export import golden
+from export import ahead, golden
 from export.errors import DataError, Disagreement
 from export.run import Scaling
 from service import image
@@ -393,7 +393,7 @@ def test_decoding_runs_only_a_little_ahead_of_the_engine(
         decoded_at_run.append(len(decoded))
         return run(self, pixels)
 
-    monkeypatch.setattr(features, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(features, "_AHEAD", 5)
     monkeypatch.setattr(image, "decode", counted)
     monkeypatch.setattr(Engine, "run", looking)
