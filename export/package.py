@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from google.protobuf import json_format
 
@@ -18,6 +17,7 @@ from export.space import embedding_space_id
 from export.verify import EIGHT_BITS, FP32, SIXTEEN_BITS, Verification
 from service.bundle import FORMAT, MANIFEST, NAME, VERSION, OutputKind, Precision, sha256_of
 from service.engine import Arrays
+from service.runtime import ort
 from vertebra.v1 import bundle_pb2
 
 GRAPH = "model.onnx"
@@ -151,4 +151,4 @@ def _outputs(contents: Contents) -> list[bundle_pb2.Output]:
 def _producers() -> dict[str, str]:
     # ONNX Runtime is installed under a name for each of its builds.
     versions = {name: metadata.version(name) for name in ("vertebra", "onnx", "onnxscript")}
-    return {**versions, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    return {**versions, "torch": torch.__version__, "onnxruntime": ort.__version__}

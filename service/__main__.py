@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -14,7 +13,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from service.config import Config
 from service.errors import VertebraError
-from service.server import serve
+from service.server import leave, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,16 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(serve(config))
     except VertebraError as error:
         return _refuse(str(error))
-    _leave_what_cannot_be_stopped()
-    return 0
-
-
-def _leave_what_cannot_be_stopped() -> None:
-    # A decoder or a disk that hangs in C would keep the interpreter waiting, long after the grace.
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
-        logging.getLogger(__name__).warning("leaving work that could not be stopped")
-        logging.shutdown()
-        os._exit(0)
+        leave()
+    return 0
 
 
 def _line(error: ErrorDetails) -> str:

@@ -40,6 +40,10 @@ class Config(BaseSettings):
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="Threads of the engine, and as many that decode. 0 means the CPUs of the cgroup's quota."
     )
+    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+        "auto",
+        description="What runs the models; refused where it cannot work. auto is cuda where there is a GPU, else cpu.",
+    )
     max_batch: Annotated[int, Field(ge=1, le=128)] = Field(
         16,
         description="Most images run at once; the warm-up finds out which sizes up to it pay. More may pay on a GPU.",
@@ -50,6 +54,14 @@ class Config(BaseSettings):
     max_images: Annotated[int, Field(ge=1)] = Field(64, description="Most images in a request. At most queue_limit.")
     max_request_bytes: Annotated[int, Field(ge=1, le=10**9)] = Field(
         64 * 2**20, description="Largest request, in bytes."
+    )
+    max_inflight_bytes: Annotated[int, Field(ge=1)] = Field(
+        256 * 2**20,
+        description="Most bytes of images held at once; more are refused. gRPC's copies take twice as much again.",
+    )
+    max_inflight_pixels: Annotated[int, Field(ge=1)] = Field(
+        200_000_000,
+        description="Most pixels to be decoded at once, after a JPEG's scaling; more are refused. Up to 12 bytes each.",
     )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(16 * 2**20, description="Largest encoded image, in bytes.")
     max_image_pixels: Annotated[int, Field(ge=1, le=170_000_000)] = Field(
@@ -63,7 +75,7 @@ class Config(BaseSettings):
         20.0, description="How long requests may take to finish after SIGTERM or SIGINT, in seconds."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="DEBUG logs every call; INFO those that were refused."
+        "INFO", description="DEBUG logs every call; INFO those that were wrong, but not what overload refuses."
     )
     log_format: Literal["json", "text"] = Field("json", description="json for a log collector, text for a person.")
 
@@ -74,6 +86,13 @@ class Config(BaseSettings):
                 f"Expected max_images to be at most queue_limit, {self.queue_limit}: a request is admitted whole. "
                 f"Received: {self.max_images}."
             )
+        bounds = {"max_inflight_bytes": "max_request_bytes", "max_inflight_pixels": "max_image_pixels"}
+        for inflight, most in bounds.items():
+            if getattr(self, inflight) < getattr(self, most):
+                raise ValueError(
+                    f"Expected {inflight} to be at least {most}, {getattr(self, most)}. "
+                    f"Received: {getattr(self, inflight)}."
+                )
         return self
 
     @classmethod

@@ -7,11 +7,13 @@
     ├── SpaceMismatch      the model answers in another embedding space than the one expected
     ├── Refused            may succeed later; carries when to try again, where that is known
     │   ├── Overloaded     no room in the queue
+    │   │   └── MemoryFull     no room for its bytes or pixels
     │   └── NotReady       starting, draining, or the model failed to load
     ├── DeadlinePassed     the deadline passed while the request waited
     │   └── DeadlineUnreachable  it would have: refused before any work
     ├── EngineFailed       the engine raised on this image's batch
-    └── BundleError        a bundle is incomplete, changed, or fails its golden proof
+    ├── BundleError        a bundle is incomplete, changed, or fails its golden proof
+    └── ProviderMissing    the provider asked for does not work here; never reaches a caller
 
 A message says what was expected and what was received: it is sent to the caller as it stands.
 """
@@ -54,6 +56,10 @@ class Overloaded(Refused):
     """No room in the queue."""
 
 
+class MemoryFull(Overloaded):
+    """No room for its bytes or pixels."""
+
+
 class NotReady(Refused):
     """Starting, draining, or the model failed to load."""
 
@@ -65,6 +71,10 @@ class DeadlinePassed(VertebraError):
 class DeadlineUnreachable(DeadlinePassed):
     """The deadline would have passed before the answer: refused before any work."""
 
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class EngineFailed(VertebraError):
     """The engine raised on this image's batch; the cause is in the log."""
@@ -72,3 +82,7 @@ class EngineFailed(VertebraError):
 
 class BundleError(VertebraError):
     """A bundle is incomplete, changed, or fails its golden proof."""
+
+
+class ProviderMissing(VertebraError):
+    """The provider asked for does not work here: a library, driver or device is missing. Never reaches a caller."""

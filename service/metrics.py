@@ -7,8 +7,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Literal
 
-import onnxruntime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from service.runtime import ort
 
 UNKNOWN = "_unknown"
 
@@ -81,20 +82,26 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self._engine_deaths = Counter(
+            "vertebra_engine_deaths", "Engines that were given up and replaced.", ["model", "reason"], registry=registry
+        )
+        self._held_bytes = Gauge("vertebra_inflight_bytes", "Bytes of images that are held.", registry=registry)
+        self._held_pixels = Gauge("vertebra_inflight_pixels", "Pixels admitted to be decoded.", registry=registry)
         self._draining = Gauge("vertebra_draining", "1 from the signal to stop on.", registry=registry)
         Info("vertebra_build", "What is running.", registry=registry).info(
-            {"version": version("vertebra"), "onnxruntime": str(onnxruntime.__version__)}
+            {"version": version("vertebra"), "onnxruntime": str(ort.__version__)}
         )
 
     def request_started(self, method: str) -> None:
         """Count a request in."""
         self._in_flight.labels(method).inc()
 
-    def request_ended(self, method: str, model: str, version: int, code: str, duration_s: float) -> None:
-        """Count a request out, with its gRPC code."""
+    def request_ended(self, method: str, model: str, version: int, code: str, duration_s: float | None) -> None:
+        """Count a request out, with its gRPC code; a stream has no duration that says anything."""
         self._in_flight.labels(method).dec()
         self._requests.labels(method, model, str(version), code).inc()
-        self._request_duration.labels(method, model).observe(duration_s)
+        if duration_s is not None:
+            self._request_duration.labels(method, model).observe(duration_s)
 
     def rejected(self, model: str, reason: str) -> None:
         """Count a request that was refused before any work."""
@@ -126,6 +133,15 @@ class Metrics:
         """Describe a model that has been loaded: version, manifest_sha256, embedding_space_id, precision, provider."""
         self._model_info.labels(model=model, **info).set(1)
         self._load_duration.labels(model).set(duration_s)
+
+    def engine_died(self, model: str, reason: str) -> None:
+        """Count an engine that is given up: it hung, fails on everything, or its queue met a fault of ours."""
+        self._engine_deaths.labels(model, reason).inc()
+
+    def watch_memory(self, image_bytes: Callable[[], int], image_pixels: Callable[[], int]) -> None:
+        """Read what is held whenever the metrics are scraped."""
+        self._held_bytes.set_function(image_bytes)
+        self._held_pixels.set_function(image_pixels)
 
     def draining(self) -> None:
         """Say that the server has been told to stop."""

@@ -5,14 +5,17 @@ admit  ─>  decode (threads)  ─>  batcher  ─>  engine  ─>  answers
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import image
+from service.allowance import Allowances
 from service.batcher import Batcher, Row
 from service.bundle import Bundle
 from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, VertebraError
@@ -27,7 +30,7 @@ class Question:
     """What a caller asks.
 
     Attributes:
-        images: JPEG, PNG or WebP files, or upright RGB pixels `uint8 [h, w, 3]`; an error stands for an image that
+        images: Files of image.NAMES, or upright RGB pixels `uint8 [h, w, 3]`; an error stands for an image that
             cannot be used.
         deadline_s: When the caller stops waiting, in seconds of the clock.
         top_k: How many labels to name at most; 0 where none are asked for.
@@ -90,6 +93,7 @@ class Predictor:
         batcher: The model's queue.
         decoders: The threads that decode.
         limits: What is refused before it is decoded.
+        allowances: What all requests together may hold.
         metrics: Where stages and images are recorded.
         clock: Monotonic seconds; the same as the batcher's.
     """
@@ -101,6 +105,7 @@ class Predictor:
         *,
         decoders: Executor,
         limits: image.ImageLimits,
+        allowances: Allowances,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -108,6 +113,7 @@ class Predictor:
         self._batcher = batcher
         self._decoders = decoders
         self._limits = limits
+        self._allowances = allowances
         self._metrics = metrics
         self._clock = clock
 
@@ -121,17 +127,16 @@ class Predictor:
             One answer or error an image.
 
         Raises:
-            BadRequest: No images, or a probability outside [0, 1].
+            BadRequest: No images, more than can ever be held, or a probability outside [0, 1].
             Overloaded: There is no room for all images now.
+            MemoryFull: There is none for their bytes or pixels.
             DeadlinePassed: The deadline passed or cannot be met.
             NotReady: The model's queue is closed.
         """
         _check(question)
         started_s = self._clock()
-        with self._batcher.admit(len(question.images), question.deadline_s):
-            passes = await asyncio.gather(
-                *(self._pass(source, question.deadline_s) for source in question.images), return_exceptions=True
-            )
+        with self._admitted(question):
+            passes = await _settled([self._pass(source, question.deadline_s) for source in question.images])
         answers: list[Answer | BadImage | EngineFailed] = []
         for result in passes:
             if isinstance(result, BadImage | EngineFailed):
@@ -141,6 +146,19 @@ class Predictor:
             else:
                 answers.append(self._answer(result.row, question))
         return Analysis(tuple(answers), self._timing(passes, started_s))
+
+    @contextmanager
+    def _admitted(self, question: Question) -> Iterator[None]:
+        # The cheapest check comes first: most of what an overload brings is refused for want of places.
+        with (
+            self._batcher.admit(len(question.images), question.deadline_s),
+            self._allowances.image_bytes.hold(sum(map(_bytes, question.images))),
+            self._allowances.image_pixels.hold(sum(map(self._pixels, question.images))),
+        ):
+            yield
+
+    def _pixels(self, source: Source) -> int:
+        return 0 if isinstance(source, BadImage) else image.weigh(source, self.bundle.geometry, self._limits)
 
     async def _pass(self, source: Source, deadline_s: float) -> _Pass:
         started_s = self._clock()
@@ -184,6 +202,17 @@ class Predictor:
         )
 
 
+async def _settled(passes: Sequence[Coroutine[Any, Any, _Pass]]) -> Sequence[_Pass | BaseException]:
+    if len(passes) > 1:
+        passed: list[_Pass | BaseException] = await asyncio.gather(*passes, return_exceptions=True)
+        return passed
+    # Most requests are about one image, and a task of its own would cost it as much as all the metrics do.
+    try:
+        return [await passes[0]]
+    except Exception as error:
+        return [error]
+
+
 def _check(question: Question) -> None:
     if not question.images:
         raise BadRequest("Expected at least 1 image. Received: 0.")
@@ -202,6 +231,16 @@ def _labels(logits: NDArray[np.float32], names: Sequence[str], question: Questio
     )
 
 
+def _bytes(source: Source) -> int:
+    match source:
+        case bytes():
+            return len(source)
+        case np.ndarray():
+            return source.nbytes
+        case _:
+            return 0
+
+
 def _format(source: Source) -> str:
     if isinstance(source, bytes):
         return image.format_of(source) or "unknown"
@@ -217,7 +256,7 @@ def _result_of(error: BaseException, late: bool) -> ImageResult:
         case asyncio.CancelledError():
             # gRPC cancels at the deadline as well as when the caller goes.
             return "expired" if late else "cancelled"
-        case VertebraError():
+        case VertebraError() if not isinstance(error, EngineFailed):
             return "dropped"
         case _:
             return "engine_failed"

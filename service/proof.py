@@ -41,12 +41,13 @@ def agreement(output: str, answers: NDArray[np.float32], expected: NDArray[np.fl
     return Agreement(output, float(cosines.min()), float(cosines.mean()))
 
 
-def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
+def prove(bundle: Bundle, engine: Engine, batch_size: int = _BATCH) -> list[Agreement]:
     """Run the golden images and hold the answers against the bundle's bounds.
 
     Args:
         bundle: The bundle that the engine was loaded from.
         engine: The engine.
+        batch_size: How many images are run at once, at least 1: where the engine serves, as it will serve.
 
     Returns:
         The agreement of each output.
@@ -61,7 +62,7 @@ def prove(bundle: Bundle, engine: Engine) -> list[Agreement]:
             f"Expected a graph that takes {list(made)}, as the geometry has it. Received: {engine.shape}."
         )
     expected = _expected(bundle)
-    answers = run(engine, pixels(bundle), _BATCH)
+    answers = run(engine, pixels(bundle), batch_size)
     bound = _bound(bundle)
     agreements = []
     for output in (bundle.logits, bundle.embedding):
@@ -126,7 +127,7 @@ def _expected(bundle: Bundle) -> Arrays:
 
 
 def _bound(bundle: Bundle) -> bundle_pb2.GoldenBound:
-    # The CPU provider computes in the precision that the graph is stored in.
+    # Every provider is told to compute in the precision that the graph is stored in.
     for bound in bundle.manifest.golden.bounds:
         if bound.precision == bundle.precision:
             return bound

@@ -3,26 +3,41 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from service import bundle as bundles
-from service import proof
-from service.batcher import Batcher, Slot
+from service import memory, proof
+from service.allowance import Allowance, Allowances
+from service.batcher import Batcher, Death, Way
 from service.bundle import Bundle, Precision
+from service.device import Device
 from service.engine import Engine
 from service.errors import BadRequest, BundleError, NotFound, NotReady, SpaceMismatch
 from service.image import ImageLimits
 from service.metrics import Metrics
+from service.permits import Permits
 from service.predictor import Predictor
+from service.providers import CPU, Provider
 
 logger = logging.getLogger(__name__)
 
 # When to ask again for a model that is being loaded.
 _LOADING_RETRY_S = 0.5
+# Bundles are read side by side, as far as their files come to no more than this: while it is loaded a graph is in
+# memory about three times, as a file, parsed and optimised.
+_LOADING_BYTES = 2**30
+_LOADERS = 4
+# To warm up and prove; TensorRT compiles for minutes.
+_WARM_UP_S = 900.0
+# A new engine is tried at once, then after 1, 2, 4 s and so on up to a minute.
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+# So many hung runs hold on to their engines and threads; a fresh process is the only cure.
+_MOST_STUCK = 3
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,23 @@ class ServingOptions:
         max_batch: The largest batch that is tried. Batch sizes are the powers of two up to it.
         queue_limit: How many images of a model may be admitted and not yet answered.
         image_limits: What is refused before it is decoded.
+        max_inflight_bytes: How many bytes of images may be held at once.
+        max_inflight_pixels: How many pixels may be admitted to be decoded at once.
+        provider: What runs the graphs.
     """
 
     threads: int
     max_batch: int
     queue_limit: int
     image_limits: ImageLimits
+    max_inflight_bytes: int = 256 * 2**20
+    max_inflight_pixels: int = 200_000_000
+    provider: Provider = CPU
+
+    @property
+    def lanes(self) -> int:
+        """How many runs there may be at once."""
+        return 1 if self.provider.one_run else self.threads
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -55,6 +81,7 @@ class Ready:
     predictor: Predictor
     batcher: Batcher
     provider: str
+    nodes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -112,8 +139,14 @@ class Model:
 @dataclass(frozen=True)
 class _Loaded:
     bundle: Bundle
-    engine: Engine
-    seconds_per_image: Mapping[int, float]  # by batch size
+    narrow: Engine
+    wide: Engine | None
+
+    @property
+    def engines(self) -> Iterator[Engine]:
+        yield self.narrow
+        if self.wide:
+            yield self.wide
 
 
 class Repository:
@@ -124,18 +157,32 @@ class Repository:
         options: How models are run.
         metrics: Where loads and batches are recorded.
         on_change: Told of each model and its state, at first and whenever that changes.
+        on_hopeless: Told when only a new process can help: runs hang again and again.
     """
 
     def __init__(
-        self, root: Path, options: ServingOptions, metrics: Metrics, on_change: Callable[[Model], None]
+        self,
+        root: Path,
+        options: ServingOptions,
+        metrics: Metrics,
+        on_change: Callable[[Model], None],
+        on_hopeless: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
         self._metrics = metrics
         self._on_change = on_change
+        self._on_hopeless = on_hopeless
         self._paths = scan(root)
         self._models = {name: Model(name, int(path.name), Loading()) for name, path in self._paths.items()}
-        self._slot = Slot()
+        self._device = Device(options.lanes)
         self._decoders = ThreadPoolExecutor(options.threads, thread_name_prefix="decoder")
+        self._loaders = ThreadPoolExecutor(min(options.threads, _LOADERS), thread_name_prefix="loader")
+        self._loading = Permits(_LOADING_BYTES)
+        self._reviving: set[asyncio.Task[None]] = set()
+        self._allowances = Allowances(
+            Allowance("bytes", options.max_inflight_bytes), Allowance("pixels", options.max_inflight_pixels)
+        )
+        metrics.watch_memory(lambda: self._allowances.image_bytes.held, lambda: self._allowances.image_pixels.held)
 
     @property
     def models(self) -> list[Model]:
@@ -143,11 +190,10 @@ class Repository:
         return [self._models[name] for name in sorted(self._models)]
 
     async def load(self) -> None:
-        """Load every model, one after the other; one that fails is marked and logged and costs the others nothing."""
+        """Load every model, side by side; one that fails is marked and logged and costs the others nothing."""
         for model in self.models:
             self._set(model)
-        for name, path in self._paths.items():
-            await self._load_one(name, path)
+        await asyncio.gather(*map(self._load_one, self._models))
 
     def find(self, name: str) -> Model:
         """Find a model, however it is doing.
@@ -173,24 +219,24 @@ class Repository:
 
     async def close(self) -> None:
         """Answer those who wait with NotReady and let go of the threads, without waiting for what cannot be stopped."""
+        for task in self._reviving:
+            task.cancel()
         closing = [model.state.batcher.close() for model in self.models if isinstance(model.state, Ready)]
         await asyncio.gather(*closing)
-        self._slot.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._device.close()
+        for threads in (self._decoders, self._loaders):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _set(self, model: Model) -> None:
         self._models[model.name] = model
         self._metrics.model_ready(model.name, isinstance(model.state, Ready))
         self._on_change(model)
 
-    async def _load_one(self, name: str, path: Path) -> None:
+    async def _load_one(self, name: str) -> None:
         started_s = time.monotonic()
-        version = int(path.name)
-        loop = asyncio.get_running_loop()
+        version = self._models[name].version
         try:
-            # One at a time on a device, for the same reason as batches.
-            async with self._slot.lock:
-                loaded = await loop.run_in_executor(self._slot.thread, _load, name, path, self._options)
+            ready = self._start(*await self._load(name))
         except BundleError as error:
             logger.error("model failed to load", extra={"model": name, "version": version, "error": str(error)})
             self._set(Model(name, version, Failed(str(error))))
@@ -199,7 +245,6 @@ class Repository:
             logger.exception("model failed to load", extra={"model": name, "version": version})
             self._set(Model(name, version, Failed(f"Expected the bundle to load. Received: {type(error).__name__}.")))
             return
-        ready = self._start(loaded)
         duration_s = time.monotonic() - started_s
         self._metrics.model_loaded(name, _info(ready), duration_s)
         self._set(Model(name, version, ready))
@@ -209,35 +254,70 @@ class Repository:
                 "model": name,
                 "version": version,
                 "provider": ready.provider,
-                "max_batch": ready.batcher.batch_sizes[-1],
+                "nodes": dict(ready.nodes),
+                "max_batch": ready.batcher.max_batch,
                 "load_s": round(duration_s, 3),
             },
         )
 
-    def _died(self, name: str, version: int, error: BaseException) -> None:
-        self._set(Model(name, version, Failed(f"Expected a queue that is served. Received: {type(error).__name__}.")))
+    async def _load(self, name: str) -> tuple[_Loaded, list[Way]]:
+        loop = asyncio.get_running_loop()
+        path = self._paths[name]
+        size_bytes = min(_size_bytes(path), self._loading.total)
+        await self._loading.acquire(size_bytes)
+        try:
+            loaded = await loop.run_in_executor(self._loaders, _read, name, path, self._options)
+            # Only what runs the engine needs the device; beside other runs the warm-up would learn the wrong figures.
+            async with self._device.whole():
+                ways = await self._device.run(partial(_warm_up, loaded, self._options), _WARM_UP_S)
+        finally:
+            self._loading.release(size_bytes)
+            memory.give_back()
+        return loaded, ways
 
-    def _start(self, loaded: _Loaded) -> Ready:
+    def _died(self, name: str, why: Death) -> None:
+        version = self._models[name].version
+        logger.error("engine given up", extra={"model": name, "version": version, "reason": why})
+        self._metrics.engine_died(name, why)
+        self._set(Model(name, version, Loading()))
+        task = asyncio.create_task(self._revive(name))
+        self._reviving.add(task)
+        task.add_done_callback(self._reviving.discard)
+
+    async def _revive(self, name: str) -> None:
+        pause_s = 0.0
+        while self._device.stuck <= _MOST_STUCK:
+            await asyncio.sleep(pause_s)
+            self._set(Model(name, self._models[name].version, Loading()))
+            await self._load_one(name)
+            if isinstance(self._models[name].state, Ready):
+                return
+            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
+        error = f"Expected runs that end. Received: {self._device.stuck} that hang; only a new process can help."
+        logger.critical("engines hang", extra={"model": name, "error": error})
+        self._set(Model(name, self._models[name].version, Failed(error)))
+        self._on_hopeless()
+
+    def _start(self, loaded: _Loaded, ways: list[Way]) -> Ready:
         name = loaded.bundle.name
         batcher = Batcher(
-            loaded.engine.run,
-            self._slot,
-            batch_sizes=tuple(loaded.seconds_per_image),
+            self._device,
+            *ways,
             limit=self._options.queue_limit,
-            seconds_per_image=min(loaded.seconds_per_image.values()),
             on_batch=partial(self._metrics.batch, name),
-            on_death=partial(self._died, name, loaded.bundle.version),
+            on_death=partial(self._died, name),
         )
         batcher.start()
-        self._metrics.watch_queue(name, batcher.limit, lambda: batcher.waiting, lambda: batcher.admitted)
+        self._metrics.watch_queue(name, batcher.places.limit, lambda: batcher.waiting, lambda: batcher.places.taken)
         predictor = Predictor(
             loaded.bundle,
             batcher,
             decoders=self._decoders,
             limits=self._options.image_limits,
+            allowances=self._allowances,
             metrics=self._metrics,
         )
-        return Ready(loaded.bundle, predictor, batcher, loaded.engine.provider)
+        return Ready(loaded.bundle, predictor, batcher, loaded.narrow.provider, loaded.narrow.nodes)
 
 
 def scan(root: Path) -> dict[str, Path]:
@@ -269,16 +349,33 @@ def scan(root: Path) -> dict[str, Path]:
     return found
 
 
-def _load(name: str, path: Path, options: ServingOptions) -> _Loaded:
+def _size_bytes(path: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in path.rglob("*"))
+    # Whatever is wrong with the files is found when they are read.
+    except OSError:
+        return 0
+
+
+def _read(name: str, path: Path, options: ServingOptions) -> _Loaded:
     bundle = bundles.load(path)
     if (bundle.name, str(bundle.version)) != (name, path.name):
         raise BundleError(
             f"Expected the manifest of {name}/{path.name} to name itself. Received: {bundle.name}/{bundle.version}."
         )
-    engine = Engine(bundle.graph, options.threads)
-    seconds_per_image = engine.warm_up(options.batch_sizes)
-    proof.prove(bundle, engine)
-    return _Loaded(bundle, engine, seconds_per_image)
+    wide = Engine(bundle.graph, options.threads, options.provider) if options.lanes > 1 else None
+    return _Loaded(bundle, Engine(bundle.graph, options.threads // options.lanes, options.provider), wide)
+
+
+def _warm_up(loaded: _Loaded, options: ServingOptions) -> list[Way]:
+    ways = []
+    for engine in loaded.engines:
+        # A wide batch of as many images as there are cores is never sooner than a narrow one on each.
+        sizes = [size for size in options.batch_sizes if engine is loaded.narrow or size < options.lanes]
+        seconds_per_image = engine.warm_up(sizes)
+        ways.append(Way(engine.run, seconds_per_image))
+        proof.prove(loaded.bundle, engine, max(seconds_per_image))
+    return ways
 
 
 def _info(ready: Ready) -> dict[str, str]:

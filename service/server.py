@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -14,14 +16,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
-from service import cpu
+from service import cpu, providers
 from service.config import Config
 from service.errors import VertebraError
 from service.image import ImageLimits
 from service.interceptors import CallInterceptor
 from service.metrics import Metrics
 from service.repository import Model, Ready, Repository, ServingOptions
-from service.servicers.health import HealthServicer
+from service.servicers.health import LIVENESS, HealthServicer
 from service.servicers.vision import RequestLimits, VisionServicer
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _VISION = vision_pb2.DESCRIPTOR.services_by_name["Vision"].full_name
+# How long calls that are cut off at the end of the grace may take to notice.
+_STOP_S = 1.0
 # Above our own limit, so that a request that is too large hears from us with both numbers, and is not retried.
 _TRANSPORT_FACTOR = 2
 
@@ -58,29 +62,48 @@ async def serve(config: Config) -> None:
     Raises:
         BundleError: The repository is no folder or holds no bundle.
         AddressUnusable: An address cannot be listened on.
+        ProviderMissing: The provider asked for does not work here.
     """
     stop = _stop_event()
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     health = HealthServicer()
     readiness = _Readiness(health)
-    repository = Repository(config.repository, _options(config), metrics, readiness.on_change)
+    repository = Repository(
+        config.repository, _options(config), metrics, readiness.on_change, partial(health.set, LIVENESS, False)
+    )
     endpoint = _start_metrics(config.metrics_address, registry)
     try:
-        server, address = _build(config, metrics, repository, health)
+        draining = asyncio.Event()
+        server, address = _build(config, metrics, repository, health, draining)
         await server.start()
         logger.info("listening", extra={"address": address, "metrics_address": _address_of(endpoint.server)})
         loading = asyncio.create_task(_load(repository, readiness))
         await stop.wait()
         logger.info("draining", extra={"grace_s": config.grace_s})
         metrics.draining()
+        draining.set()
         loading.cancel()
         health.drain()
-        await server.stop(config.grace_s)
+        stopping = asyncio.create_task(server.stop(config.grace_s))
+        await asyncio.wait([stopping], timeout=config.grace_s + _STOP_S)
         await repository.close()
         logger.info("stopped")
+        if not stopping.done():
+            leave()
     finally:
         endpoint.close()
+
+
+def leave() -> None:
+    """End the process at once, and well, where something in it cannot be stopped.
+
+    A decoder or a disk that hangs in C would keep the interpreter waiting long after the grace, and so would gRPC for a
+    caller who has been stopped in the middle of an answer.
+    """
+    logger.warning("leaving work that could not be stopped")
+    logging.shutdown()
+    os._exit(0)
 
 
 class _Readiness:
@@ -119,7 +142,9 @@ async def _load(repository: Repository, readiness: _Readiness) -> None:
         logger.error("no model could be loaded; staying up so that health and ListModels can say so")
 
 
-def _build(config: Config, metrics: Metrics, repository: Repository, health: HealthServicer) -> tuple[aio.Server, str]:
+def _build(
+    config: Config, metrics: Metrics, repository: Repository, health: HealthServicer, draining: asyncio.Event
+) -> tuple[aio.Server, str]:
     server = aio.server(
         interceptors=[CallInterceptor(metrics)],
         options=[
@@ -129,7 +154,7 @@ def _build(config: Config, metrics: Metrics, repository: Repository, health: Hea
         ],
     )
     limits = RequestLimits(config.max_images, config.max_request_bytes, config.default_deadline_s)
-    vision_pb2_grpc.add_VisionServicer_to_server(VisionServicer(repository, limits), server)
+    vision_pb2_grpc.add_VisionServicer_to_server(VisionServicer(repository, limits, draining), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection([_VISION, _HEALTH, reflection.SERVICE_NAME], server)
     host, _ = _host_and_port(config.address)
@@ -191,6 +216,9 @@ def _options(config: Config) -> ServingOptions:
         max_batch=config.max_batch,
         queue_limit=config.queue_limit,
         image_limits=ImageLimits(config.max_image_bytes, config.max_image_pixels),
+        max_inflight_bytes=config.max_inflight_bytes,
+        max_inflight_pixels=config.max_inflight_pixels,
+        provider=providers.find(config.provider),
     )
 
 

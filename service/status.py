@@ -17,6 +17,7 @@ CODES: dict[type[errors.VertebraError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.SpaceMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MemoryFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NotReady: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DeadlineUnreachable: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -30,6 +31,7 @@ REASONS: dict[type[errors.VertebraError], str] = {
     errors.NotFound: "not_found",
     errors.SpaceMismatch: "space_mismatch",
     errors.Overloaded: "queue_full",
+    errors.MemoryFull: "memory",
     errors.NotReady: "not_ready",
     errors.DeadlineUnreachable: "deadline_unreachable",
 }
@@ -42,6 +44,6 @@ def number(code: grpc.StatusCode) -> int:
 
 def trailers(error: errors.VertebraError) -> tuple[tuple[str, str], ...]:
     """What goes with an error: when to try again, in whole milliseconds, where the error knows."""
-    if isinstance(error, errors.Refused) and error.retry_after_s is not None:
+    if isinstance(error, errors.Refused | errors.DeadlineUnreachable) and error.retry_after_s is not None:
         return ((PUSHBACK, str(max(_SHORTEST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000)))),)
     return ()

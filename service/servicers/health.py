@@ -11,15 +11,22 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+# Serves for as long as the process is worth keeping, also while models load and while it drains: for liveness probes.
+# No model's name has a dot.
+LIVENESS = "vertebra.liveness"
+
 Context = aio.ServicerContext[Any, Any]
 Response = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Answers Check and Watch; the empty name is the process's, and does not serve until it is said to."""
+    """Answers Check and Watch; the empty name is the process's, and does not serve until it is said to.
+
+    LIVENESS serves from the beginning, until it is said not to.
+    """
 
     def __init__(self) -> None:
-        self._serving = {"": False}
+        self._serving = {"": False, LIVENESS: True}
         self._changed = asyncio.Event()
         self._draining = False
 
@@ -29,9 +36,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._tell()
 
     def drain(self) -> None:
-        """Say that nothing serves any more, and end every Watch when it has said so."""
+        """Say that nothing serves any more but the process is alive, and end every Watch when it has said so."""
         self._draining = True
-        self._serving = dict.fromkeys(self._serving, False)
+        self._serving = {name: serving and name == LIVENESS for name, serving in self._serving.items()}
         self._tell()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Response:

@@ -1,12 +1,13 @@
-"""What the memory arena and spinning threads cost and give: why service/engine.py switches both off.
+"""What the memory arena and spinning threads cost and give, and OpenVINO beside ONNX Runtime's own CPU provider.
 
     python -m tests.benchmarks.engine --repository .demo/alone
 
 Each variant runs in a process of its own, alone and beside a neighbour that keeps one core busy; rounds are interleaved
-and every figure is the median of the rounds.
+and every figure is the median of the rounds. Variants of OpenVINO are left out where it is not installed.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -14,24 +15,36 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import psutil
 
 from service import bundle as bundles
-from service import cpu
+from service import cpu, providers
+from service.errors import ProviderMissing
 from service.repository import scan
+from service.runtime import ort
 from tests.benchmarks import results
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
-VARIANTS = {
-    "as served": {"arena": False, "spinning": False},
-    "arena": {"arena": True, "spinning": False},
-    "spinning": {"arena": False, "spinning": True},
-}
 IMAGES = 96
+
+
+@dataclass(frozen=True)
+class Variant:
+    provider: providers.Choice = "cpu"
+    arena: bool = False
+    spinning: bool = False
+
+
+VARIANTS = {
+    "as served": Variant(),
+    "arena": Variant(arena=True),
+    "spinning": Variant(spinning=True),
+    "openvino": Variant("openvino"),
+}
 
 
 def main() -> None:
@@ -41,7 +54,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.variant:
-        print(json.dumps(measure(arguments.repository, **VARIANTS[arguments.variant])))
+        print(json.dumps(measure(arguments.repository, VARIANTS[arguments.variant])))
         return
     rounds = []
     for number in range(arguments.rounds):
@@ -60,29 +73,41 @@ def main() -> None:
 
 def one_round(repository: Path) -> dict[str, dict[str, float]]:
     figures = {}
-    for neighbour in (False, True):
-        for variant in VARIANTS:
-            command = [sys.executable, "-m", "tests.benchmarks.engine", "--repository", str(repository)]
-            with busy_neighbour(neighbour):
-                done = subprocess.run([*command, "--variant", variant], capture_output=True, text=True, check=True)
-            cell = f"{variant}, beside a busy neighbour" if neighbour else variant
-            figures[cell] = json.loads(done.stdout)
+    for neighbour, variant in itertools.product((False, True), possible()):
+        command = [sys.executable, "-m", "tests.benchmarks.engine", "--repository", str(repository)]
+        with busy_neighbour(neighbour):
+            done = subprocess.run([*command, "--variant", variant], capture_output=True, text=True, check=True)
+        cell = f"{variant}, beside a busy neighbour" if neighbour else variant
+        figures[cell] = json.loads(done.stdout)
     return figures
 
 
-def measure(repository: Path, arena: bool, spinning: bool) -> dict[str, float]:
+def possible() -> Iterator[str]:
+    for name, variant in VARIANTS.items():
+        try:
+            providers.find(variant.provider)
+            yield name
+        except ProviderMissing as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+
+
+def measure(repository: Path, variant: Variant) -> dict[str, float]:
     (path,) = scan(repository).values()
     options = ort.SessionOptions()
     options.intra_op_num_threads = cpu.usable()
-    options.enable_cpu_mem_arena = arena
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    session = ort.InferenceSession(bundles.load(path).graph, options, providers=["CPUExecutionProvider"])
+    options.enable_cpu_mem_arena = variant.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(variant.spinning)))
+    graph = bundles.load(path).graph.read_bytes()
+    started_s = time.perf_counter()
+    session = providers.session(graph, providers.find(variant.provider), options)
+    figures = {"load_s": time.perf_counter() - started_s}
     height, width = session.get_inputs()[0].shape[1:3]
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZES[-1], height, width, 3), np.uint8)
-    figures: dict[str, float] = {}
     for size in BATCH_SIZES:
         batch = pixels[:size]
+        started_s = time.perf_counter()
         session.run(None, {"pixels": batch})
+        figures[f"first_ms_{size}"] = (time.perf_counter() - started_s) * 1000
         before, started_s = psutil.Process().cpu_times(), time.perf_counter()
         for _ in range(IMAGES // size):
             session.run(None, {"pixels": batch})

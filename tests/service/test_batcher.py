@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, Row, Slot
+from service.batcher import Batcher, Death, Row, Way
+from service.device import Device
 from service.engine import Arrays
 from service.errors import BadRequest, DeadlinePassed, DeadlineUnreachable, EngineFailed, NotReady, Overloaded
 
@@ -34,6 +36,7 @@ class FakeEngine:
         self.running = threading.Event()
         self.batches: list[list[int]] = []
         self.failure: Exception | None = None
+        self.poison: int | None = None
 
     def __call__(self, pixels: Pixels) -> Arrays:
         self.batches.append([int(image[0, 0, 0]) for image in pixels])
@@ -41,7 +44,13 @@ class FakeEngine:
         assert self.gate.wait(timeout=30)
         if self.failure is not None:
             raise self.failure
+        if self.poison in self.batches[-1]:
+            raise RuntimeError(f"no answer to {self.poison}")
         return {"value": pixels[:, 0, 0, 0].astype(np.float32)}
+
+
+def way(engine: "FakeEngine", *sizes: int, seconds_per_image: float = 1.0) -> Way:
+    return Way(engine, dict.fromkeys(sizes, seconds_per_image))
 
 
 def picture(value: int) -> Pixels:
@@ -71,13 +80,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def batcher(engine: FakeEngine, clock: Clock) -> AsyncIterator[Batcher]:
-    slot = Slot()
-    batcher = Batcher(engine, slot, batch_sizes=(1, 2, 4), limit=6, seconds_per_image=1.0, clock=clock)
+    device = Device(1)
+    batcher = Batcher(device, way(engine, 1, 2, 4), limit=6, clock=clock)
     batcher.start()
     yield batcher
     engine.gate.set()
     await batcher.close()
-    slot.close()
+    device.close()
 
 
 async def busy(batcher: Batcher, engine: FakeEngine) -> asyncio.Task[Row]:
@@ -172,20 +181,10 @@ async def test_a_deadline_that_passes_in_the_queue_is_not_computed(
     clock.now_s = 1006.0
     engine.gate.set()
     await first
-    with pytest.raises(
-        DeadlinePassed, match=r"Expected the engine within the deadline. Received: it passed 1000 ms ago"
-    ):
+    with pytest.raises(DeadlinePassed, match=r"Expected an answer in time. Received: one 3000 ms too late\."):
         await late
     assert value(await timely) == 2
     assert engine.batches == [[100], [2]]
-
-
-async def test_the_engine_raising_fails_its_batch_and_nothing_else(batcher: Batcher, engine: FakeEngine) -> None:
-    engine.failure = RuntimeError("the driver is gone, at 0xdeadbeef")
-    with pytest.raises(EngineFailed, match=r"^The engine failed on the batch of this image\.$"):
-        await batcher.submit(picture(1), deadline_s=2000.0)
-    engine.failure = None
-    assert value(await batcher.submit(picture(2), deadline_s=2000.0)) == 2
 
 
 async def test_times_are_those_of_the_clock(batcher: Batcher, engine: FakeEngine, clock: Clock) -> None:
@@ -207,8 +206,8 @@ async def test_admission_takes_all_images_or_none(batcher: Batcher) -> None:
             pytest.fail("admitted over the limit")
         assert refusal.value.retry_after_s == pytest.approx(1.0)
         with batcher.admit(2, deadline_s=2000.0):
-            assert batcher.admitted == 6
-    assert batcher.admitted == 0
+            assert batcher.places.taken == 6
+    assert batcher.places.taken == 0
 
 
 async def test_more_images_than_there_are_places_is_never_worth_retrying(batcher: Batcher) -> None:
@@ -227,12 +226,12 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(batcher:
     ):
         pytest.fail("admitted work that cannot be done in time")
     with batcher.admit(3, deadline_s=1003.5):
-        assert batcher.admitted == 3
+        assert batcher.places.taken == 3
 
 
 async def test_what_waits_with_a_later_deadline_is_not_in_the_way(batcher: Batcher) -> None:
     with batcher.admit(5, deadline_s=2000.0), batcher.admit(1, deadline_s=1001.0):
-        assert batcher.admitted == 6
+        assert batcher.places.taken == 6
 
 
 async def test_what_is_in_the_engine_is_counted_once(batcher: Batcher, engine: FakeEngine) -> None:
@@ -264,7 +263,7 @@ async def test_the_estimate_follows_what_the_engine_really_takes(
         clock.now_s += 0.25
         engine.gate.set()
         await first
-    assert batcher.seconds_per_image == pytest.approx(0.25, rel=0.02)
+    assert batcher.places.seconds_per_image == pytest.approx(0.25, rel=0.02)
 
 
 async def test_one_stall_does_not_close_the_door_on_all_who_come_after(
@@ -274,9 +273,9 @@ async def test_one_stall_does_not_close_the_door_on_all_who_come_after(
     clock.now_s += 500.0
     engine.gate.set()
     await first
-    assert batcher.seconds_per_image == pytest.approx(1.1)
+    assert batcher.places.seconds_per_image == pytest.approx(1.1)
     # However slow the engine seems to be: while it is idle there is no other way to find out.
-    batcher.seconds_per_image = 1e6
+    batcher.places.seconds_per_image = 1e6
     with batcher.admit(1, deadline_s=clock.now_s + 0.1):
         assert value(await batcher.submit(picture(1), deadline_s=clock.now_s + 0.1)) == 1
 
@@ -288,31 +287,36 @@ async def test_a_fault_beside_the_engine_fails_its_batch_and_nothing_else(engine
         if faults:
             raise faults.pop()
 
-    slot = Slot()
-    batcher = Batcher(engine, slot, batch_sizes=(1,), limit=2, seconds_per_image=1.0, clock=clock, on_batch=on_batch)
+    device = Device(1)
+    batcher = Batcher(device, way(engine, 1), limit=2, clock=clock, on_batch=on_batch)
     batcher.start()
     with pytest.raises(EngineFailed):
         await batcher.submit(picture(1), deadline_s=2000.0)
     assert value(await batcher.submit(picture(2), deadline_s=2000.0)) == 2
     await batcher.close()
-    slot.close()
+    device.close()
 
 
-async def test_the_death_of_the_queue_is_told_and_nobody_waits_for_ever(engine: FakeEngine, clock: Clock) -> None:
-    deaths: list[BaseException] = []
-    slot = Slot()
-    batcher = Batcher(
-        engine, slot, batch_sizes=(1,), limit=9, seconds_per_image=1.0, clock=clock, on_death=deaths.append
-    )
-    batcher.batch_sizes = ()  # a fault of ours: there is no size to run
-    batcher.start()
+async def test_the_death_of_the_queue_is_told_and_nobody_waits_for_ever(engine: FakeEngine) -> None:
+    deaths: list[Death] = []
+
+    def broken_clock() -> float:
+        if queue.waiting:
+            raise OSError("no clock")
+        return 1000.0
+
+    device = Device(1)
+    queue = Batcher(device, way(engine, 1), limit=9, clock=broken_clock, on_death=deaths.append)
+    queue.start()
+    with pytest.raises(NotReady, match=r"Expected an engine that runs. Received: it is being replaced") as refusal:
+        await asyncio.wait_for(queue.submit(picture(1), deadline_s=2000.0), timeout=30)
+    assert refusal.value.retry_after_s == 0.5
+    assert deaths == ["fault"]
     with pytest.raises(NotReady):
-        await asyncio.wait_for(batcher.submit(picture(1), deadline_s=2000.0), timeout=30)
-    assert [type(error) for error in deaths] == [IndexError]
-    with pytest.raises(NotReady):
-        await batcher.submit(picture(2), deadline_s=2000.0)
-    await batcher.close()
-    slot.close()
+        await queue.submit(picture(2), deadline_s=2000.0)
+    assert device.lanes.free == 1
+    await queue.close()
+    device.close()
 
 
 async def test_closing_answers_those_who_wait(batcher: Batcher, engine: FakeEngine) -> None:
@@ -331,11 +335,9 @@ async def test_closing_answers_those_who_wait(batcher: Batcher, engine: FakeEngi
         pytest.fail("admitted to a queue that is closed")
 
 
-async def test_two_batchers_on_one_slot_never_run_at_once(engine: FakeEngine, clock: Clock) -> None:
-    slot, other = Slot(), FakeEngine()
-    pair = [
-        Batcher(run, slot, batch_sizes=(1,), limit=2, seconds_per_image=1.0, clock=clock) for run in (engine, other)
-    ]
+async def test_two_batchers_on_one_lane_never_run_at_once(engine: FakeEngine, clock: Clock) -> None:
+    device, other = Device(1), FakeEngine()
+    pair = [Batcher(device, way(each, 1), limit=2, clock=clock) for each in (engine, other)]
     for each in pair:
         each.start()
     first = await busy(pair[0], engine)
@@ -347,4 +349,165 @@ async def test_two_batchers_on_one_slot_never_run_at_once(engine: FakeEngine, cl
     assert value(await second) == 2
     for each in pair:
         await each.close()
-    slot.close()
+    device.close()
+
+
+async def test_what_cannot_be_answered_in_time_makes_way(batcher: Batcher, engine: FakeEngine, clock: Clock) -> None:
+    first = await busy(batcher, engine)
+    late = asyncio.ensure_future(batcher.submit(picture(1), deadline_s=1005.0))
+    timely = asyncio.ensure_future(batcher.submit(picture(2), deadline_s=1100.0))
+    await until(lambda: batcher.waiting == 2)
+    clock.now_s = 1004.5
+    engine.gate.set()
+    await first
+    with pytest.raises(DeadlinePassed, match=r"Expected an answer in time. Received: one 1500 ms too late\."):
+        await late
+    assert value(await timely) == 2
+    assert engine.batches == [[100], [2]]
+
+
+async def test_what_nobody_waits_behind_is_worth_a_try(batcher: Batcher, clock: Clock) -> None:
+    assert value(await batcher.submit(picture(1), deadline_s=clock.now_s + 0.001)) == 1
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, 1e6])
+async def test_a_clock_that_jumps_loses_nobody(
+    batcher: Batcher, engine: FakeEngine, clock: Clock, jump_s: float
+) -> None:
+    first = await busy(batcher, engine)
+    second = asyncio.ensure_future(batcher.submit(picture(2), deadline_s=2000.0))
+    await until(lambda: batcher.waiting == 1)
+    clock.now_s += jump_s
+    engine.gate.set()
+    outcomes = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), timeout=30)
+    assert [type(each) for each in outcomes] == [Row, Row if jump_s < 0 else DeadlinePassed]
+    with batcher.admit(1, deadline_s=clock.now_s + 10):
+        assert value(await batcher.submit(picture(3), deadline_s=clock.now_s + 10)) == 3
+
+
+async def test_an_image_that_the_engine_raises_on_fails_alone(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.poison = 2
+    first = await busy(batcher, engine)
+    waiting = [asyncio.ensure_future(batcher.submit(picture(number), deadline_s=2000.0)) for number in range(4)]
+    await until(lambda: batcher.waiting == 4)
+    engine.gate.set()
+    answers = await asyncio.gather(first, *waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Row, Row, Row, EngineFailed, Row]
+    assert engine.batches == [[100], [0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
+    assert value(await batcher.submit(picture(5), deadline_s=2000.0)) == 5
+
+
+async def test_a_poisonous_image_alone_is_not_taken_for_a_broken_engine(engine: FakeEngine, clock: Clock) -> None:
+    deaths: list[Death] = []
+    device = Device(1)
+    batcher = Batcher(device, way(engine, 1), limit=9, clock=clock, on_death=deaths.append)
+    batcher.start()
+    engine.poison = 7
+    for _ in range(5):
+        with pytest.raises(EngineFailed, match=r"^The engine failed on this image\.$"):
+            await batcher.submit(picture(7), deadline_s=2000.0)
+    assert value(await batcher.submit(picture(1), deadline_s=2000.0)) == 1
+    assert deaths == []
+    await batcher.close()
+    device.close()
+
+
+async def test_an_engine_that_fails_on_everything_is_given_up(engine: FakeEngine, clock: Clock) -> None:
+    deaths: list[Death] = []
+    device = Device(1)
+    batcher = Batcher(device, way(engine, 1), limit=9, clock=clock, on_death=deaths.append)
+    batcher.start()
+    engine.failure = RuntimeError("CUDA error 700: an illegal memory access was encountered")
+    with pytest.raises(EngineFailed, match=r"^The engine failed on this image\.$"):
+        await batcher.submit(picture(1), deadline_s=2000.0)
+    await until(lambda: deaths == ["broken"])
+    with pytest.raises(NotReady, match=r"it is being replaced"), batcher.admit(1, deadline_s=2000.0):
+        pytest.fail("admitted to an engine that is broken")
+    assert device.lanes.free == 1
+    await batcher.close()
+    device.close()
+
+
+async def test_an_engine_that_hangs_is_given_up_and_its_lane_is_free(engine: FakeEngine, clock: Clock) -> None:
+    deaths: list[Death] = []
+    device = Device(1)
+    batcher = Batcher(
+        device, way(engine, 1, seconds_per_image=1e-6), limit=9, clock=clock, patience_s=0.01, on_death=deaths.append
+    )
+    batcher.start()
+    engine.gate.clear()
+    hung = asyncio.ensure_future(batcher.submit(picture(1), deadline_s=2000.0))
+    await until(engine.running.is_set)
+    behind = asyncio.ensure_future(batcher.submit(picture(2), deadline_s=2000.0))
+    with pytest.raises(EngineFailed, match=r"^The engine hung on the batch of this image\.$"):
+        await hung
+    with pytest.raises(NotReady, match="it is being replaced"):
+        await behind
+    assert deaths == ["hung"]
+    assert (device.lanes.free, device.stuck) == (1, 1)
+    assert await device.run(lambda: "another thread", allowed_s=30) == "another thread"
+    engine.gate.set()
+    await until(lambda: device.stuck == 0)
+    await batcher.close()
+    device.close()
+
+
+@dataclass
+class Ways:
+    """Two lanes, and an engine for each way."""
+
+    device: Device
+    batcher: Batcher
+    narrow: FakeEngine
+    wide: FakeEngine
+
+
+@pytest.fixture
+async def ways(clock: Clock) -> AsyncIterator[Ways]:
+    device, narrow, wide = Device(2), FakeEngine(), FakeEngine()
+    batcher = Batcher(
+        device, way(narrow, 1, 2, 4, seconds_per_image=1.0), way(wide, 1, seconds_per_image=0.75), limit=16, clock=clock
+    )
+    batcher.start()
+    yield Ways(device, batcher, narrow, wide)
+    for engine in (narrow, wide):
+        engine.gate.set()
+    await batcher.close()
+    device.close()
+
+
+async def test_a_lonely_image_is_run_on_all_cores(ways: Ways) -> None:
+    assert value(await ways.batcher.submit(picture(1), deadline_s=2000.0)) == 1
+    assert (ways.wide.batches, ways.narrow.batches) == ([[1]], [])
+    assert ways.device.lanes.free == 2
+
+
+async def test_images_that_come_together_are_run_side_by_side(ways: Ways) -> None:
+    for engine in (ways.narrow, ways.wide):
+        engine.gate.clear()
+    pair = [asyncio.ensure_future(ways.batcher.submit(picture(number), deadline_s=2000.0)) for number in range(2)]
+    await until(lambda: len(ways.narrow.batches) == 2)
+    ways.narrow.gate.set()
+    assert [value(row) for row in await asyncio.gather(*pair)] == [0, 1]
+    assert (sorted(ways.narrow.batches), ways.wide.batches) == ([[0], [1]], [])
+
+
+async def test_what_is_being_decoded_counts_as_company(ways: Ways) -> None:
+    with ways.batcher.admit(2, deadline_s=2000.0):
+        assert value(await ways.batcher.submit(picture(1), deadline_s=2000.0)) == 1
+    assert (ways.wide.batches, ways.narrow.batches) == ([], [[1]])
+
+
+async def test_what_waits_is_shared_out_evenly_over_the_free_lanes(ways: Ways) -> None:
+    ways.wide.gate.clear()
+    first = asyncio.ensure_future(ways.batcher.submit(picture(100), deadline_s=2000.0))
+    await until(ways.wide.running.is_set)
+    waiting = [asyncio.ensure_future(ways.batcher.submit(picture(number), deadline_s=2000.0)) for number in range(4)]
+    await until(lambda: ways.batcher.waiting == 4)
+    ways.wide.gate.set()
+    await asyncio.gather(first, *waiting)
+    assert sorted(ways.narrow.batches) == [[0, 1], [2, 3]]
+
+
+async def test_two_lanes_are_twice_as_soon_done(ways: Ways) -> None:
+    assert ways.batcher.places.seconds_per_image == 0.5

@@ -173,6 +173,7 @@ def test_whoever_asks_twice_does_not_wait(
 def test_text_logs_read_as_lines(repository: Path, start_service: Callable[..., Service]) -> None:
     service = start_service(repository, "--log-format", "text")
     deadline = 20
-    lines = [service.lines.get(timeout=deadline) for _ in range(3)]
-    assert "listening address=127.0.0.1:" in str(lines[0])
-    assert "model ready model=colours version=1 provider=CPUExecutionProvider" in str(lines[1])
+    lines = [service.lines.get(timeout=deadline) for _ in range(4)]
+    assert "no GPU is used provider=CPUExecutionProvider reason=no " in str(lines[0])
+    assert "listening address=127.0.0.1:" in str(lines[1])
+    assert "model ready model=colours version=1 provider=CPUExecutionProvider" in str(lines[2])

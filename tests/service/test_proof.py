@@ -19,6 +19,7 @@ class Bent:
     """An engine whose embedding of one image points elsewhere."""
 
     provider = "BentExecutionProvider"
+    precision = bundle_pb2.PRECISION_FP32
     shape = (8, 8, 3)
     outputs = ("logits", "embedding")
 

@@ -1,16 +1,24 @@
 """Which models are found, how each is doing, and who answers a request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.errors import BadRequest, BundleError, NotFound, NotReady, SpaceMismatch
+from service import repository as repositories
+from service.batcher import Batcher
+from service.engine import Arrays, Engine
+from service.errors import BadRequest, BundleError, EngineFailed, NotFound, NotReady, SpaceMismatch
 from service.image import ImageLimits
 from service.metrics import Metrics
-from service.predictor import Question
+from service.predictor import Answer, Question
 from service.repository import Failed, Loading, Model, Ready, Repository, ServingOptions, scan
 from tests.conftest import colours, encode, write_bundle
 
@@ -126,17 +134,133 @@ async def test_a_bundle_in_the_wrong_folder_is_refused(repository: Path) -> None
     assert state.error == "Expected the manifest of colours/2 to name itself. Received: colours/1."
 
 
-async def test_a_queue_that_dies_makes_its_model_fail(models: Repository, changes: list[Model]) -> None:
-    await models.load()
-    ready = models.find("colours").ready()
-    ready.batcher.batch_sizes = ()  # a fault of ours: there is no size to run
-    with pytest.raises(NotReady):
-        await ready.predictor.analyze(Question([encode((1, 2, 3))], deadline_s=1e12))
+class Faulty:
+    """An engine that can be told to fail or to hang; a new one is sound."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.failure: Exception | None = None
+        self.gate: threading.Event | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, pixels: NDArray[np.uint8]) -> Arrays:
+        if self.gate is not None:
+            self.gate.wait(timeout=60)
+        if self.failure is not None:
+            raise self.failure
+        return self._engine.run(pixels)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> list[Faulty]:
+    made: list[Faulty] = []
+
+    def make(*arguments: Any) -> Faulty:
+        made.append(Faulty(Engine(*arguments)))
+        return made[-1]
+
+    monkeypatch.setattr(repositories, "Engine", make)
+    return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not isinstance(changes[-1].state, Failed):  # noqa: ASYNC110  # published by a task of its own
+        while not condition():  # noqa: ASYNC110  # published by a task of its own
             await asyncio.sleep(0)
-    with pytest.raises(NotReady, match=r"Received: it failed to load"):
+
+
+async def test_a_broken_engine_is_replaced(faulty: list[Faulty], models: Repository, changes: list[Model]) -> None:
+    await models.load()
+    faulty[0].failure = RuntimeError("CUDA error 700")
+    question = Question([encode((255, 0, 0))], deadline_s=1e12, top_k=1)
+    analysis = await models.find("colours").ready().predictor.analyze(question)
+    assert isinstance(analysis.answers[0], EngineFailed)
+    await until(lambda: len(changes) > 3 and isinstance(changes[-1].state, Ready))
+    assert [type(change.state) for change in changes] == [Loading, Ready, Loading, Loading, Ready]
+    analysis = await models.find("colours").ready().predictor.analyze(question)
+    assert isinstance(analysis.answers[0], Answer)
+    assert analysis.answers[0].labels[0].name == "red"
+
+
+async def test_while_it_is_replaced_callers_are_asked_to_come_again(
+    faulty: list[Faulty], models: Repository, changes: list[Model]
+) -> None:
+    await models.load()
+    faulty[0].failure = RuntimeError("CUDA error 700")
+    ready = models.find("colours").ready()
+    await ready.predictor.analyze(Question([encode((1, 2, 3))], deadline_s=1e12))
+    await until(lambda: isinstance(changes[-1].state, Loading))
+    with pytest.raises(NotReady, match=r"Expected 'colours' to be ready. Received: it is being loaded") as refusal:
         models.find("colours").ready()
+    assert refusal.value.retry_after_s == 0.5
+    await until(lambda: isinstance(changes[-1].state, Ready))
+
+
+async def test_a_replacement_that_fails_is_tried_again(
+    faulty: list[Faulty], models: Repository, changes: list[Model], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "_FIRST_PAUSE_S", 0.01)
+    await models.load()
+    graph = repository / "colours" / "1" / "model.onnx"
+    graph.rename(graph.with_suffix(".away"))
+    faulty[0].failure = RuntimeError("CUDA error 700")
+    await models.find("colours").ready().predictor.analyze(Question([encode((1, 2, 3))], deadline_s=1e12))
+    await until(lambda: isinstance(changes[-1].state, Failed))
+    graph.with_suffix(".away").rename(graph)
+    await until(lambda: isinstance(changes[-1].state, Ready))
+
+
+async def test_a_broken_model_costs_the_others_nothing(
+    repository: Path, changes: list[Model], faulty: list[Faulty]
+) -> None:
+    write_bundle(repository / "more", colours(), 1, lambda manifest: setattr(manifest, "model", "shades"))
+    (repository / "more" / "colours").rename(repository / "shades")
+    models = Repository(repository, OPTIONS, Metrics(CollectorRegistry()), changes.append)
+    await models.load()
+    try:
+        faulty[0].failure = RuntimeError("CUDA error 700")
+        question = Question([encode((1, 2, 3))], deadline_s=1e12)
+        answers = await asyncio.gather(
+            *(models.find(name).ready().predictor.analyze(question) for name in ("colours", "shades"))
+        )
+        assert sorted(type(each.answers[0]).__name__ for each in answers) == ["Answer", "EngineFailed"]
+        await until(lambda: len(faulty) == 3)
+    finally:
+        await models.close()
+
+
+async def test_when_runs_hang_again_and_again_a_new_process_is_asked_for(
+    faulty: list[Faulty], repository: Path, changes: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "_MOST_STUCK", 1)
+    monkeypatch.setattr(repositories, "Batcher", partial(Batcher, patience_s=0.01))
+    hopeless: list[bool] = []
+    models = Repository(
+        repository, OPTIONS, Metrics(CollectorRegistry()), changes.append, lambda: hopeless.append(True)
+    )
+    await models.load()
+    gate = threading.Event()
+    try:
+        for _ in range(2):
+            await until(lambda: isinstance(changes[-1].state, Ready))
+            faulty[-1].gate = gate
+            with pytest.raises(EngineFailed):
+                await submit(models)
+        await until(lambda: bool(hopeless))
+        state = models.models[0].state
+        assert isinstance(state, Failed)
+        assert state.error == "Expected runs that end. Received: 2 that hang; only a new process can help."
+    finally:
+        gate.set()
+        await models.close()
+
+
+async def submit(models: Repository) -> None:
+    """One image, past the decoder."""
+    ready = models.find("colours").ready()
+    await ready.batcher.submit(np.zeros((8, 8, 3), np.uint8), deadline_s=1e12)
 
 
 def _ignore(_: Model) -> None:
