@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +13,23 @@ from google.protobuf.message import Message
 from grpc import aio
 from numpy.typing import NDArray
 
-from service import status
+from service import cpu, status
 from service.call import current_call
-from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed
+from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, Refused, VertebraError
 from service.predictor import Analysis, Answer, Label, Question, Source, Timing
 from service.repository import Failed, Model, Ready, Repository
+from service.servicers.stream import flow
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
 
 _DEFAULT_TOP_K = 5
+# An image of a stream that finds no room asks again no sooner: asking costs time, and so many may be asking.
+_SHORTEST_WAIT_S = 0.02
 _ANSWERS = (
-    vision_pb2.Answer.ANSWER_LOGITS,
-    vision_pb2.Answer.ANSWER_LABELS,
-    vision_pb2.Answer.ANSWER_EMBEDDING,
+    vision_pb2.ANSWER_LOGITS,
+    vision_pb2.ANSWER_LABELS,
+    vision_pb2.ANSWER_EMBEDDING,
 )
 
 
@@ -50,14 +54,20 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
     Args:
         repository: The models.
         limits: What is refused before anything is looked at.
+        draining: Set when streams shall come to an end.
         clock: Monotonic seconds; the same as the batchers'.
     """
 
     def __init__(
-        self, repository: Repository, limits: RequestLimits, clock: Callable[[], float] = time.monotonic
+        self,
+        repository: Repository,
+        limits: RequestLimits,
+        draining: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._repository = repository
         self._limits = limits
+        self._draining = draining
         self._clock = clock
 
     async def Classify(self, request: vision_pb2.ClassifyRequest, context: Context) -> vision_pb2.ClassifyResponse:
@@ -83,10 +93,21 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
             timing=_timing(analysis.timing),
         )
 
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[vision_pb2.EmbedStreamRequest], context: Context
+    ) -> AsyncGenerator[vision_pb2.EmbedStreamResponse, None]:
+        """See vision.proto."""
+        stream = _EmbedStream(self._repository, self._limits, context, self._clock)
+        responses = flow(request_iterator, stream.answer, stream.begin, self._draining)
+        async with aclosing(responses):
+            async for response in responses:
+                # Here and not where it is made: only now is it known which one goes out first.
+                yield stream.introduced(response)
+
     async def Analyze(self, request: vision_pb2.AnalyzeRequest, context: Context) -> vision_pb2.AnalyzeResponse:
         """See vision.proto."""
         wanted = _wanted(request.answers)
-        labels_wanted = vision_pb2.Answer.ANSWER_LABELS in wanted
+        labels_wanted = vision_pb2.ANSWER_LABELS in wanted
         ready, analysis = await self._analyze(
             request, context, top_k=(request.top_k or _DEFAULT_TOP_K) if labels_wanted else 0
         )
@@ -95,9 +116,9 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
             results=[
                 vision_pb2.AnalyzeResult(
                     status=_status(answer),
-                    logits=_logits(answer) if vision_pb2.Answer.ANSWER_LOGITS in wanted else None,
+                    logits=_logits(answer) if vision_pb2.ANSWER_LOGITS in wanted else None,
                     labels=_labels(answer),
-                    embedding=_embedding(answer) if vision_pb2.Answer.ANSWER_EMBEDDING in wanted else None,
+                    embedding=_embedding(answer) if vision_pb2.ANSWER_EMBEDDING in wanted else None,
                 )
                 for answer in analysis.answers
             ],
@@ -107,7 +128,7 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
     async def GetModel(self, request: vision_pb2.GetModelRequest, context: Context) -> vision_pb2.GetModelResponse:
         """See vision.proto."""
         del context
-        ready = self._ready(request.model)
+        ready = _ready(self._repository, request.model)
         manifest = ready.bundle.manifest
         return vision_pb2.GetModelResponse(
             model=_model(Model(ready.bundle.name, ready.bundle.version, ready)),
@@ -133,16 +154,10 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
     ) -> tuple[Ready, Analysis]:
         deadline_s = self._clock() + self._time_left_s(context)
         self._check_size(request, len(request.images))
-        ready = self._ready(request.model)
+        ready = _ready(self._repository, request.model)
         min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
         question = Question([_source(image) for image in request.images], deadline_s, top_k, min_probability)
-        try:
-            async with asyncio.timeout(max(0.0, deadline_s - self._clock())) as timeout:
-                return ready, await ready.predictor.analyze(question)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise DeadlinePassed("Expected an answer within the deadline. Received: none yet.") from error
+        return ready, await _analysis(ready, question, self._clock)
 
     def _time_left_s(self, context: Context) -> float:
         left_s = context.time_remaining()
@@ -154,11 +169,113 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
         if (size_bytes := request.ByteSize()) > self._limits.max_bytes:
             raise BadRequest(f"Expected at most {self._limits.max_bytes} bytes in a request. Received: {size_bytes}.")
 
-    def _ready(self, selector: vision_pb2.ModelSelector) -> Ready:
-        model = self._repository.find(selector.name)
-        call = current_call.get()
-        call.model, call.version = model.name, model.version
-        return model.ready(selector.version, selector.expected_embedding_space_id)
+
+class _EmbedStream:
+    """Answers the messages of one stream, all by the model that the first one names.
+
+    Args:
+        repository: The models.
+        limits: What is refused before anything is looked at.
+        context: The call's.
+        clock: Monotonic seconds; the same as the batchers'.
+    """
+
+    def __init__(
+        self, repository: Repository, limits: RequestLimits, context: Context, clock: Callable[[], float]
+    ) -> None:
+        self._repository = repository
+        self._limits = limits
+        self._context = context
+        self._clock = clock
+        self._asked = vision_pb2.ModelSelector()
+        self._pinned = vision_pb2.ModelSelector()
+        self._introduction: vision_pb2.ServedModel | None = None
+
+    def begin(self, first: vision_pb2.EmbedStreamRequest) -> int:
+        """Find the model, and say how many images of this stream may be in flight.
+
+        Enough for a batch in each core, another one that waits for it, and an image in each decoder; at most half of
+        the queue, so that other callers find room as well.
+        """
+        ready = _ready(self._repository, first.model)
+        self._asked = first.model
+        self._introduction = _served(ready)
+        # Looked up for each image, because a model may be made anew under a stream; but it must be this one again.
+        self._pinned = vision_pb2.ModelSelector(
+            name=self._introduction.name,
+            version=self._introduction.version,
+            expected_embedding_space_id=self._introduction.embedding_space_id,
+        )
+        useful = cpu.usable() * (2 * ready.batcher.max_batch + 1)
+        return max(1, min(useful, ready.batcher.places.limit // 2))
+
+    def introduced(self, response: vision_pb2.EmbedStreamResponse) -> vision_pb2.EmbedStreamResponse:
+        """The response, with the model in it where it is the first one."""
+        if self._introduction is not None:
+            response.model.CopyFrom(self._introduction)
+            self._introduction = None
+        return response
+
+    async def answer(self, request: vision_pb2.EmbedStreamRequest) -> vision_pb2.EmbedStreamResponse:
+        """Embed one image, as soon as there is room for it.
+
+        Args:
+            request: The image.
+
+        Returns:
+            The embedding, or the status that says why there is none.
+
+        Raises:
+            BadRequest: The message names another model than the first one.
+            VertebraError: The model answers no more.
+        """
+        if request.HasField("model") and request.model not in (vision_pb2.ModelSelector(), self._asked):
+            raise BadRequest("Expected one model in a stream. Received: a message that names another one.")
+        answer = await self._embedded(self._checked(request))
+        return vision_pb2.EmbedStreamResponse(tag=request.tag, status=_status(answer), embedding=_embedding(answer))
+
+    def _checked(self, request: vision_pb2.EmbedStreamRequest) -> Source:
+        if (size_bytes := request.ByteSize()) > self._limits.max_bytes:
+            return BadImage(f"Expected at most {self._limits.max_bytes} bytes in a message. Received: {size_bytes}.")
+        return _source(request.image)
+
+    async def _embedded(self, source: Source) -> Answer | BadImage | EngineFailed | DeadlinePassed:
+        deadline_s = self._deadline_s()
+        while True:
+            try:
+                ready = _ready(self._repository, self._pinned)
+                return (await _analysis(ready, Question([source], deadline_s), self._clock)).answers[0]
+            except DeadlinePassed as error:
+                return error
+            except Refused as refusal:
+                if refusal.retry_after_s is None:
+                    raise
+                wait_s = max(_SHORTEST_WAIT_S, refusal.retry_after_s)
+                if self._clock() + wait_s >= deadline_s:
+                    return DeadlinePassed(f"Expected an answer within the deadline. Received: none yet. {refusal}")
+            await asyncio.sleep(wait_s)
+
+    def _deadline_s(self) -> float:
+        left_s = self._context.time_remaining()
+        default_s = self._limits.default_deadline_s
+        return self._clock() + (default_s if left_s is None else min(default_s, left_s))
+
+
+def _ready(repository: Repository, selector: vision_pb2.ModelSelector) -> Ready:
+    model = repository.find(selector.name)
+    call = current_call.get()
+    call.model, call.version = model.name, model.version
+    return model.ready(selector.version, selector.expected_embedding_space_id)
+
+
+async def _analysis(ready: Ready, question: Question, clock: Callable[[], float]) -> Analysis:
+    try:
+        async with asyncio.timeout(max(0.0, question.deadline_s - clock())) as timeout:
+            return await ready.predictor.analyze(question)
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise DeadlinePassed("Expected an answer within the deadline. Received: none yet.") from error
 
 
 def _source(image: vision_pb2.Image) -> Source:
@@ -196,7 +313,7 @@ def _served(ready: Ready) -> vision_pb2.ServedModel:
     )
 
 
-def _status(answer: Answer | BadImage | EngineFailed) -> vision_pb2.Status:
+def _status(answer: Answer | VertebraError) -> vision_pb2.Status:
     if isinstance(answer, Answer):
         return vision_pb2.Status()
     return vision_pb2.Status(code=status.number(status.CODES[type(answer)]), message=str(answer))
@@ -207,7 +324,7 @@ def _labels(answer: Answer | BadImage | EngineFailed) -> list[vision_pb2.Label]:
     return [vision_pb2.Label(index=each.index, name=each.name, probability=each.probability) for each in labels]
 
 
-def _embedding(answer: Answer | BadImage | EngineFailed) -> vision_pb2.Tensor | None:
+def _embedding(answer: Answer | VertebraError) -> vision_pb2.Tensor | None:
     return _tensor(answer.embedding) if isinstance(answer, Answer) else None
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
 import grpc
@@ -17,11 +17,13 @@ from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 
 class Servicer:
-    """Does in ListModels what the test asks for; the other methods are never called."""
+    """Does in ListModels and EmbedStream what the test asks for; the other methods are never called."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.arrived = asyncio.Event()
+        self.left = asyncio.Event()
+        self.holds = False
 
     def __getattr__(self, name: str) -> object:
         return name
@@ -33,6 +35,21 @@ class Servicer:
             await asyncio.Event().wait()
         assert self.error is not None
         raise self.error
+
+    async def EmbedStream(
+        self, requests: AsyncIterator[vision_pb2.EmbedStreamRequest], context: Any
+    ) -> AsyncGenerator[vision_pb2.EmbedStreamResponse, None]:
+        del context
+        try:
+            async for request in requests:
+                yield vision_pb2.EmbedStreamResponse(tag=request.tag)
+                self.arrived.set()
+                if self.holds:
+                    await asyncio.Event().wait()
+                if self.error is not None:
+                    raise self.error
+        finally:
+            self.left.set()
 
 
 @pytest.fixture
@@ -46,18 +63,23 @@ async def servicer() -> Servicer:
 
 
 @pytest.fixture
-async def stub(servicer: Servicer, registry: CollectorRegistry) -> AsyncIterator[Any]:
+async def channel(servicer: Servicer, registry: CollectorRegistry) -> AsyncIterator[aio.Channel]:
     server = aio.server(interceptors=[CallInterceptor(Metrics(registry))])
     vision_pb2_grpc.add_VisionServicer_to_server(cast(vision_pb2_grpc.VisionServicer, servicer), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_retries", 0)]) as channel:
-        yield vision_pb2_grpc.VisionStub(channel)
+        yield channel
     await server.stop(None)
 
 
-def ended(registry: CollectorRegistry, code: str) -> float | None:
-    labels = {"method": "ListModels", "model": "_unknown", "version": "0", "code": code}
+@pytest.fixture
+async def stub(channel: aio.Channel) -> Any:
+    return vision_pb2_grpc.VisionStub(channel)
+
+
+def ended(registry: CollectorRegistry, code: str, method: str = "ListModels") -> float | None:
+    labels = {"method": method, "model": "_unknown", "version": "0", "code": code}
     return registry.get_sample_value("vertebra_requests_total", labels)
 
 
@@ -110,4 +132,68 @@ async def test_a_caller_that_goes_is_counted_as_cancelled(
     assert await waiting == grpc.StatusCode.CANCELLED
     async with asyncio.timeout(30):
         while ended(registry, "CANCELLED") != 1:  # noqa: ASYNC110  # the server's side ends on its own time
+            await asyncio.sleep(0)
+
+
+async def two(released: asyncio.Event | None = None) -> AsyncIterator[vision_pb2.EmbedStreamRequest]:
+    yield vision_pb2.EmbedStreamRequest(tag=7)
+    if released:
+        await released.wait()
+    yield vision_pb2.EmbedStreamRequest(tag=8)
+
+
+async def test_a_stream_is_counted_when_it_ends_and_not_timed(stub: Any, registry: CollectorRegistry) -> None:
+    call = stub.EmbedStream(two(), metadata=(("x-request-id", "abc"),))
+    assert [answer.tag async for answer in call] == [7, 8]
+    assert ("x-request-id", "abc") in tuple(await call.trailing_metadata())
+    assert ended(registry, "OK", "EmbedStream") == 1
+    assert registry.get_sample_value("vertebra_inflight_requests", {"method": "EmbedStream"}) == 0
+    timed = {"method": "EmbedStream", "model": "_unknown"}
+    assert registry.get_sample_value("vertebra_request_duration_seconds_count", timed) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "details", "pushback"),
+    [
+        (RuntimeError("password=hunter2"), grpc.StatusCode.INTERNAL, "The server failed.", []),
+        (NotReady("Draining.", 0.5), grpc.StatusCode.UNAVAILABLE, "Draining.", ["500"]),
+    ],
+)
+async def test_a_stream_that_fails_has_given_its_answers(
+    stub: Any,
+    servicer: Servicer,
+    registry: CollectorRegistry,
+    error: Exception,
+    code: grpc.StatusCode,
+    details: str,
+    pushback: list[str],
+) -> None:
+    servicer.error = error
+    call = stub.EmbedStream(two(asyncio.Event()))
+    assert (await call.read()).tag == 7
+    assert (await call.code(), (await call.details())[: len(details)]) == (code, details)
+    trailers = tuple(await call.trailing_metadata())
+    assert [value for key, value in trailers if key == "grpc-retry-pushback-ms"] == pushback
+    assert ended(registry, code.name, "EmbedStream") == 1
+
+
+async def test_bytes_that_are_no_message_end_a_stream(channel: aio.Channel, registry: CollectorRegistry) -> None:
+    method: Any = channel.stream_stream("/vertebra.v1.Vision/EmbedStream")
+    call = method(iter([b"\x10\x01", b"\xff\xff\xff"]))
+    assert await call.read() == b"\x08\x01"
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert await call.details() == "Expected a message of vision.proto. Received: 3 bytes of none."
+    assert ended(registry, "INVALID_ARGUMENT", "EmbedStream") == 1
+
+
+async def test_a_stream_whose_caller_goes_is_closed_at_once(
+    stub: Any, servicer: Servicer, registry: CollectorRegistry
+) -> None:
+    servicer.holds = True
+    call = stub.EmbedStream(two(asyncio.Event()))
+    await call.read()
+    call.cancel()
+    await asyncio.wait_for(servicer.left.wait(), timeout=30)
+    async with asyncio.timeout(30):
+        while ended(registry, "CANCELLED", "EmbedStream") != 1:  # noqa: ASYNC110  # the server's side, on its own time
             await asyncio.sleep(0)

@@ -16,6 +16,7 @@ from vertebra.client.answers import (
     Output,
     Response,
     ServedModel,
+    StreamedEmbedding,
     Timing,
 )
 from vertebra.client.errors import (
@@ -65,6 +66,7 @@ __all__ = [
     "Response",
     "RpcError",
     "ServedModel",
+    "StreamedEmbedding",
     "Timing",
     "Unauthenticated",
     "Unavailable",

@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from vertebra.client import embed as embedding
 from vertebra.client import evaluate
 from vertebra.client.answers import Classification, Embedding, Response
-from vertebra.client.errors import ImageError, VertebraError
+from vertebra.client.errors import FolderError, ImageError, RpcError, VertebraError
+from vertebra.client.progress import Progress
 from vertebra.client.sync import Client
 from vertebra.client.table import aligned
 
@@ -66,12 +69,11 @@ def parser() -> argparse.ArgumentParser:
     choosing = argparse.ArgumentParser(add_help=False, parents=[every])
     choosing.add_argument("--model", default="", help="the model's name; needed where the server has several")
     choosing.add_argument("--version", type=uint32, default=0, help="the model's version (the one that is served)")
-    asking = argparse.ArgumentParser(add_help=False, parents=[choosing])
-    asking.add_argument("files", nargs="+", metavar="FILE", help="JPEG, PNG or WebP files")
 
     program = argparse.ArgumentParser(prog="vertebra-client", description="Ask a Vertebra server about images.")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
-    labels = commands.add_parser("classify", parents=[asking], help="print the most probable labels of images")
+    labels = commands.add_parser("classify", parents=[choosing], help="print the most probable labels of images")
+    labels.add_argument("files", nargs="+", metavar="FILE", help="image files")
     labels.add_argument(
         "--top-k", type=uint32, default=5, metavar="K", help="at most this many labels for an image (default 5)"
     )
@@ -83,7 +85,17 @@ def parser() -> argparse.ArgumentParser:
         help="leave out less probable labels, 0 to 1 (default 0)",
     )
     labels.set_defaults(command=classify)
-    vectors = commands.add_parser("embed", parents=[asking], help="print the embeddings of images")
+    vectors = commands.add_parser(
+        "embed", parents=[choosing], help="print the embeddings of images, or write those of a folder into a file"
+    )
+    vectors.add_argument("files", nargs="+", metavar="FILE", help="image files; with --out one folder of them")
+    vectors.add_argument(
+        "--out",
+        type=Path,
+        metavar="X.npz",
+        help="write the embeddings of a folder into this .npz or .parquet file; after an end before the end the same "
+        "command goes on where it stopped",
+    )
     vectors.set_defaults(command=embed)
     judged = commands.add_parser(
         "evaluate", parents=[choosing], help="print how many labelled images are answered rightly"
@@ -140,10 +152,37 @@ def label_json(answer: Classification) -> Json:
 
 
 def embed(client: Client, arguments: argparse.Namespace) -> Outcome:
+    folders = [each for each in arguments.files if os.path.isdir(each)]
+    if arguments.out is not None:
+        if len(arguments.files) != 1 or not folders:
+            raise FolderError(f"Expected one folder with --out. Received: {', '.join(arguments.files)}.")
+        return embed_folder(client, arguments, Path(folders[0]))
+    if folders:
+        raise FolderError(f"Expected --out X.npz or --out X.parquet with the folder {folders[0]}. Received: no --out.")
     responses = [
         client.embed(files, model=arguments.model, version=arguments.version) for files in chunks(arguments.files)
     ]
     return report(arguments, responses, ("image", "shape", "norm", "vector"), vector_rows, vector_json)
+
+
+def embed_folder(client: Client, arguments: argparse.Namespace, folder: Path) -> Outcome:
+    out, part = arguments.out, embedding.part_of(arguments.out)
+    with Progress(sys.stderr, "images") as progress:
+        try:
+            found = embedding.embed(
+                client, folder, out, model=arguments.model, version=arguments.version, progress=progress.show
+            )
+        except (RpcError, KeyboardInterrupt):
+            if part.exists():
+                progress.note(f"What was answered is kept in {part}: the same command goes on from there.")
+            raise
+    exit_code = BROKEN_IMAGE if found.failed else OK
+    if arguments.json:
+        return document(asdict(found)), exit_code
+    failed = aligned([(printable(each.file), f"error: {printable(each.message)}") for each in found.failed])
+    resumed = f", {found.resumed} of them of an earlier run" if found.resumed else ""
+    wrote = f"Wrote {printable(found.out)}: {found.images} embeddings{resumed}, {len(found.failed)} images failed.\n"
+    return f"{failed}{wrote}{found.model.name} version {found.model.version}\n", exit_code
 
 
 def vector_rows(answer: Embedding) -> list[Row]:
@@ -160,9 +199,10 @@ def vector_json(answer: Embedding) -> Json:
 def judge(client: Client, arguments: argparse.Namespace) -> Outcome:
     images = evaluate.read(arguments.folder)
     requests = list(chunks(list(images)))
-    found = evaluate.evaluate(
-        client, images, requests, model=arguments.model, version=arguments.version, progress=show_progress
-    )
+    with Progress(sys.stderr, "images") as progress:
+        found = evaluate.evaluate(
+            client, images, requests, model=arguments.model, version=arguments.version, progress=progress.show
+        )
     exit_code = BROKEN_IMAGE if found.broken else OK
     if arguments.json:
         return document(asdict(found)), exit_code
@@ -186,14 +226,6 @@ def judgement(found: evaluate.Evaluation) -> str:
 
 def percent(ratio: evaluate.Ratio | None) -> Row:
     return (f"{ratio.value:6.1%}", f"{ratio.low:.1%} to {ratio.high:.1%}") if ratio else ()
-
-
-def show_progress(done: int, total: int) -> None:
-    # A log file needs no counter; the last one makes room for what is printed next.
-    if sys.stderr is not None and sys.stderr.isatty():
-        text = f"{done}/{total} images"
-        sys.stderr.write("\r" + (text if done < total else " " * len(text) + "\r"))
-        sys.stderr.flush()
 
 
 def list_models(client: Client, arguments: argparse.Namespace) -> Outcome:

@@ -58,6 +58,14 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StreamedEmbedding:
+    """The embedding of one image of a stream, as in Embedding, and the model that it is of."""
+
+    vector: NDArray[np.float32]
+    model: ServedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
     """What was asked for of one image; what was not asked for is None, or empty for labels. Arrays are read-only."""
 

@@ -3,7 +3,8 @@
 VertebraError
 ├── ImageError              one image has no answer; the others of its request may have one
 ├── AnswerError             the server sent something that this client cannot read
-├── FolderError             a folder is not what `evaluate` needs, or has classes that the model does not know
+├── FolderError             a folder is not what a command needs, or has classes that the model does not know
+├── OutputError             a file of embeddings cannot be written, or was begun in another space or by somebody else
 └── RpcError                the request has no answer; .code, .message, .retry_after_s
     ├── InvalidArgument     the request is malformed or over a limit
     ├── NotFound            no such model or version
@@ -50,7 +51,11 @@ class AnswerError(VertebraError):
 
 
 class FolderError(VertebraError):
-    """A folder does not hold images in a folder per class, or has classes that the model does not know."""
+    """A folder does not hold images as they are needed, or has classes that the model does not know."""
+
+
+class OutputError(VertebraError):
+    """A file of embeddings cannot be written, or was begun in another embedding space or by another process."""
 
 
 class RpcError(VertebraError):

@@ -173,7 +173,7 @@ def is_looked_at(name: str) -> bool:
 def image_files(folder: str) -> Iterator[str]:
     # A link that leads back above the class would bring in all the others.
     seen = {os.path.realpath(each) for each in Path(folder).absolute().parents}
-    for path, folders, files in os.walk(folder, followlinks=True):
+    for path, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(path)
         if real in seen:
             folders.clear()
@@ -181,6 +181,11 @@ def image_files(folder: str) -> Iterator[str]:
         seen.add(real)
         folders[:] = [each for each in folders if is_looked_at(each)]
         yield from (os.path.join(path, each) for each in files if is_image(each) and is_looked_at(each))
+
+
+def refuse(error: OSError) -> None:
+    # os.walk() passes over what it cannot read, and the images in it would be missing without a word.
+    raise error
 
 
 def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:

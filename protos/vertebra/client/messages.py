@@ -24,6 +24,7 @@ from vertebra.client.answers import (
     Output,
     Response,
     ServedModel,
+    StreamedEmbedding,
     Timing,
 )
 from vertebra.client.errors import AnswerError, ImageError
@@ -114,13 +115,23 @@ def response(
     answer: Callable[[ResultT], AnswerT],
 ) -> Response[AnswerT]:
     return Response(
-        model=ServedModel(model.name, model.version, model.embedding_space_id),
+        model=served_model(model),
         timing=Timing(timing.decode_ms, timing.queue_ms, timing.infer_ms, timing.total_ms),
         results=tuple(
             answer(result) if result.status.code == OK else image_error(index, result.status)
             for index, result in enumerate(results)
         ),
     )
+
+
+def streamed(message: vision_pb2.EmbedStreamResponse, model: ServedModel) -> StreamedEmbedding | ImageError:
+    if message.status.code != OK:
+        return image_error(message.tag, message.status)
+    return StreamedEmbedding(array(message.embedding), model)
+
+
+def served_model(message: vision_pb2.ServedModel) -> ServedModel:
+    return ServedModel(message.name, message.version, message.embedding_space_id)
 
 
 def image_error(index: int, status: vision_pb2.Status) -> ImageError:

@@ -1,7 +1,7 @@
 """The client for threads; knows how to call and when to call again, nothing of what messages hold."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,8 +16,12 @@ from vertebra.client.answers import (
     ModelDescription,
     ModelSummary,
     Response,
+    StreamedEmbedding,
 )
+from vertebra.client.errors import ImageError
 from vertebra.client.messages import ImageSource
+from vertebra.client.stream import Ledger
+from vertebra.client.sync_stream import SyncStream
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 RequestT = TypeVar("RequestT")
@@ -70,6 +74,26 @@ class Client:
             images=messages.images(images),
         )
         return messages.embed_response(self._call(self._stub.Embed, request, deadline_s))
+
+    def embed_stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        model: str = "",
+        version: int = 0,
+        expected_embedding_space_id: str = "",
+        deadline_s: float | None = None,
+    ) -> Generator[StreamedEmbedding | ImageError, None, None]:
+        """The embeddings of as many images as there are, in order; an ImageError for each that has none.
+
+        Images are taken and files read while answers come, at most 64 images ahead of the results that were taken. A
+        file that cannot be read is an ImageError, too. When the server drains or asks to come again, what it has not
+        answered is sent again; all embeddings lie in one space. The deadline is for the next answer, not for all of
+        them: so long may the server leave images unanswered, with all tries.
+        """
+        patience_s = retry.checked_deadline_s(self._deadline_s if deadline_s is None else deadline_s)
+        ledger = Ledger(messages.selector(model, version, expected_embedding_space_id), patience_s)
+        return SyncStream(self._stub.EmbedStream, images, ledger).results()
 
     def analyze(
         self,

@@ -311,6 +311,90 @@ class EmbedResult(_message.Message):
 Global___EmbedResult: _TypeAlias = EmbedResult  # noqa: Y015
 
 @_typing.final
+class EmbedStreamRequest(_message.Message):
+    """Asks for the embedding of one image, as one of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Comes back with the answer, so that the caller knows which image it is of. Any number; the server does not look at
+    it, and it need not be unique.
+    """
+    @_builtins.property
+    def model(self) -> Global___ModelSelector:
+        """The model that answers. The first message of a stream decides; in all others it is absent or the same, anything else
+        ends the stream with INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image. A message over the server's limit (64 MiB unless configured) costs this image its answer; one over twice
+        that limit costs the stream, with RESOURCE_EXHAUSTED and without a pushback.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelSelector | None = ...,
+        tag: _builtins.int = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedStreamRequest: _TypeAlias = EmbedStreamRequest  # noqa: Y015
+
+@_typing.final
+class EmbedStreamResponse(_message.Message):
+    """Answers with the embedding of one image of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """The tag of the image's request."""
+    @_builtins.property
+    def status(self) -> Global___Status:
+        """Whether this image was answered; the embedding is absent where it was not. 4 where the server did not come to it
+        within its default deadline (30 s unless configured) of reading it.
+        """
+
+    @_builtins.property
+    def embedding(self) -> Global___Tensor:
+        """The embedding, a vector. Not normalised to unit length."""
+
+    @_builtins.property
+    def model(self) -> Global___ServedModel:
+        """The model that answers, with the space that the embeddings lie in. In the first response of a stream alone: one
+        version answers all of it.
+        """
+
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        status: Global___Status | None = ...,
+        embedding: Global___Tensor | None = ...,
+        model: Global___ServedModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "model", b"model", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "model", b"model", "status", b"status", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedStreamResponse: _TypeAlias = EmbedStreamResponse  # noqa: Y015
+
+@_typing.final
 class AnalyzeRequest(_message.Message):
     """Asks for any combination of outputs."""
 
@@ -664,8 +748,8 @@ class Image(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """A whole JPEG, PNG or WebP file. The format is found from the bytes. At most the server's limit (16 MiB unless
-    configured).
+    """A whole JPEG, PNG, WebP, BMP, GIF (its first picture) or TIFF (its first page) file. The format is found from the
+    bytes. At most the server's limit (16 MiB unless configured).
     """
     @_builtins.property
     def pixels(self) -> Global___Pixels:
@@ -788,7 +872,9 @@ class Status(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """The number of a google.rpc.Code, as gRPC uses: 0 is OK, 3 an image that cannot be used, 13 our fault."""
+    """The number of a google.rpc.Code, as gRPC uses: 0 is OK, 3 an image that cannot be used, 4 an image of a stream that
+    had to wait too long, 13 our fault.
+    """
     message: _builtins.str
     """What was expected and what was received. Empty where the code is 0."""
     def __init__(

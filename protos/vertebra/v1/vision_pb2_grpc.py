@@ -45,6 +45,11 @@ class VisionStub:
                 request_serializer=vertebra_dot_v1_dot_vision__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=vertebra_dot_v1_dot_vision__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.EmbedStream = channel.stream_stream(
+                '/vertebra.v1.Vision/EmbedStream',
+                request_serializer=vertebra_dot_v1_dot_vision__pb2.EmbedStreamRequest.SerializeToString,
+                response_deserializer=vertebra_dot_v1_dot_vision__pb2.EmbedStreamResponse.FromString,
+                _registered_method=True)
         self.Analyze = channel.unary_unary(
                 '/vertebra.v1.Vision/Analyze',
                 request_serializer=vertebra_dot_v1_dot_vision__pb2.AnalyzeRequest.SerializeToString,
@@ -75,6 +80,18 @@ class VisionServicer:
 
     def Embed(self, request, context):
         """The embedding of each image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedStream(self, request_iterator, context):
+        """The embeddings of as many images as there are, one a message, in whatever order they are ready.
+
+        Each image answers for itself, and flow control takes the place of refusals: the server reads on only while it has
+        room for this stream, and waits where others have filled its queue. When the caller has sent its last image, all
+        answers that are due come, then OK. At UNAVAILABLE with a pushback the server drains: what it had read is answered,
+        and the rest is to be sent again on a new stream. A deadline, where there is one, ends the whole stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +130,11 @@ def add_VisionServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=vertebra_dot_v1_dot_vision__pb2.EmbedRequest.FromString,
                     response_serializer=vertebra_dot_v1_dot_vision__pb2.EmbedResponse.SerializeToString,
+            ),
+            'EmbedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EmbedStream,
+                    request_deserializer=vertebra_dot_v1_dot_vision__pb2.EmbedStreamRequest.FromString,
+                    response_serializer=vertebra_dot_v1_dot_vision__pb2.EmbedStreamResponse.SerializeToString,
             ),
             'Analyze': grpc.unary_unary_rpc_method_handler(
                     servicer.Analyze,
@@ -185,6 +207,33 @@ class Vision:
             '/vertebra.v1.Vision/Embed',
             vertebra_dot_v1_dot_vision__pb2.EmbedRequest.SerializeToString,
             vertebra_dot_v1_dot_vision__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vertebra.v1.Vision/EmbedStream',
+            vertebra_dot_v1_dot_vision__pb2.EmbedStreamRequest.SerializeToString,
+            vertebra_dot_v1_dot_vision__pb2.EmbedStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,14 @@ class VisionStub:
     """The most probable labels of each image."""
     Embed: _grpc.UnaryUnaryMultiCallable[_vision_pb2.EmbedRequest, _vision_pb2.EmbedResponse]
     """The embedding of each image."""
+    EmbedStream: _grpc.StreamStreamMultiCallable[_vision_pb2.EmbedStreamRequest, _vision_pb2.EmbedStreamResponse]
+    """The embeddings of as many images as there are, one a message, in whatever order they are ready.
+
+    Each image answers for itself, and flow control takes the place of refusals: the server reads on only while it has
+    room for this stream, and waits where others have filled its queue. When the caller has sent its last image, all
+    answers that are due come, then OK. At UNAVAILABLE with a pushback the server drains: what it had read is answered,
+    and the rest is to be sent again on a new stream. A deadline, where there is one, ends the whole stream.
+    """
     Analyze: _grpc.UnaryUnaryMultiCallable[_vision_pb2.AnalyzeRequest, _vision_pb2.AnalyzeResponse]
     """Any of logits, labels and embedding of each image, from one decode and one forward pass."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_vision_pb2.GetModelRequest, _vision_pb2.GetModelResponse]
@@ -67,6 +75,14 @@ class VisionAsyncStub(VisionStub):
     """The most probable labels of each image."""
     Embed: _aio.UnaryUnaryMultiCallable[_vision_pb2.EmbedRequest, _vision_pb2.EmbedResponse]  # type: ignore[assignment]
     """The embedding of each image."""
+    EmbedStream: _aio.StreamStreamMultiCallable[_vision_pb2.EmbedStreamRequest, _vision_pb2.EmbedStreamResponse]  # type: ignore[assignment]
+    """The embeddings of as many images as there are, one a message, in whatever order they are ready.
+
+    Each image answers for itself, and flow control takes the place of refusals: the server reads on only while it has
+    room for this stream, and waits where others have filled its queue. When the caller has sent its last image, all
+    answers that are due come, then OK. At UNAVAILABLE with a pushback the server drains: what it had read is answered,
+    and the rest is to be sent again on a new stream. A deadline, where there is one, ends the whole stream.
+    """
     Analyze: _aio.UnaryUnaryMultiCallable[_vision_pb2.AnalyzeRequest, _vision_pb2.AnalyzeResponse]  # type: ignore[assignment]
     """Any of logits, labels and embedding of each image, from one decode and one forward pass."""
     GetModel: _aio.UnaryUnaryMultiCallable[_vision_pb2.GetModelRequest, _vision_pb2.GetModelResponse]  # type: ignore[assignment]
@@ -92,6 +108,20 @@ class VisionServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vision_pb2.EmbedResponse, _abc.Awaitable[_vision_pb2.EmbedResponse]]:
         """The embedding of each image."""
+
+    @_abc_1.abstractmethod
+    def EmbedStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vision_pb2.EmbedStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vision_pb2.EmbedStreamResponse], _abc.AsyncIterator[_vision_pb2.EmbedStreamResponse]]:
+        """The embeddings of as many images as there are, one a message, in whatever order they are ready.
+
+        Each image answers for itself, and flow control takes the place of refusals: the server reads on only while it has
+        room for this stream, and waits where others have filled its queue. When the caller has sent its last image, all
+        answers that are due come, then OK. At UNAVAILABLE with a pushback the server drains: what it had read is answered,
+        and the rest is to be sent again on a new stream. A deadline, where there is one, ends the whole stream.
+        """
 
     @_abc_1.abstractmethod
     def Analyze(

@@ -15,6 +15,7 @@ from vertebra.v1 import bundle_pb2, vision_pb2, vision_pb2_grpc
 
 SPACE = "a" * 64
 BROKEN = b"broken"
+LATE, HUGE, CONFUSED = b"late", b"huge", b"confused"
 LABELS = (("tabby", 0.75), ("tiger cat", 0.2), ("lynx", 0.05))
 TIMING = vision_pb2.Timing(decode_ms=1.5, queue_ms=0.5, infer_ms=2.0, total_ms=4.0)
 
@@ -29,6 +30,12 @@ class FakeVision(vision_pb2_grpc.VisionServicer):
         self.refusals = 0
         self.code = grpc.StatusCode.OK
         self.pushback: str | None = None
+        self.answers_left: int | None = None  # how many a stream gives before it is refused, and those after it
+        self.stops_short = False  # a stream ends well after its first answer, whatever else was asked
+        self.half_closed = 0
+
+    def leave(self, answers: int, code: grpc.StatusCode, pushback: str | None) -> None:
+        self.answers_left, self.code, self.pushback = answers, code, pushback
 
     def refuse(self, times: int, code: grpc.StatusCode, pushback: str | None) -> None:
         self.refusals, self.code, self.pushback = times, code, pushback
@@ -67,6 +74,51 @@ class FakeVision(vision_pb2_grpc.VisionServicer):
         length = 2_000_000 if request.model.name == "wide" else 5
         results = [vision_pb2.EmbedResult(status=status(image), embedding=tensor(length)) for image in request.images]
         return vision_pb2.EmbedResponse(model=model, results=results, timing=TIMING)
+
+    def EmbedStream(
+        self, request_iterator: Iterator[vision_pb2.EmbedStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[vision_pb2.EmbedStreamResponse]:
+        """Answers the image LATE after the one that follows it."""
+        served: vision_pb2.ServedModel | None = None
+        introduced = False
+        late: list[vision_pb2.EmbedStreamResponse] = []
+        for request in request_iterator:
+            if served is None:
+                served = self.admit(request, request.model, context)
+            else:
+                self.received.append(request)
+            if self.answers_left == 0:
+                self.leave_now(context)
+            if request.image.encoded == HUGE:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max.")
+            tag = request.tag + (1000 if request.image.encoded == CONFUSED else 0)
+            response = vision_pb2.EmbedStreamResponse(
+                tag=tag, status=self.status_of(request.image), embedding=tensor(5)
+            )
+            if request.image.encoded == LATE:
+                late.append(response)
+                continue
+            for each in (response, *late):
+                if not introduced:
+                    each.model.CopyFrom(served)
+                    introduced = True
+                yield each
+            late.clear()
+            if self.stops_short:
+                return
+            if self.answers_left:
+                self.answers_left -= 1
+        yield from late
+        self.half_closed += 1
+
+    def status_of(self, image: vision_pb2.Image) -> vision_pb2.Status:
+        return status(image)
+
+    def leave_now(self, context: grpc.ServicerContext) -> None:
+        if self.pushback is not None:
+            self.answers_left = None
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback),))
+        context.abort(self.code, "Refused as told.")
 
     def Analyze(self, request: vision_pb2.AnalyzeRequest, context: grpc.ServicerContext) -> vision_pb2.AnalyzeResponse:
         model = self.admit(request, request.model, context)

@@ -31,7 +31,17 @@ def test_both_clients_have_the_same_calls(call: str) -> None:
 
 def test_there_are_no_other_calls() -> None:
     for kind in (Client, AsyncClient):
-        assert sorted(name for name in vars(kind) if not name.startswith("_")) == sorted(CALLS)
+        assert sorted(name for name in vars(kind) if not name.startswith("_")) == sorted([*CALLS, "embed_stream"])
+
+
+def test_both_streams_are_alike_but_for_what_they_iterate_over() -> None:
+    kinds = [inspect.signature(kind.embed_stream) for kind in (Client, AsyncClient)]
+    without = [
+        (list(kind.parameters), [each.annotation for each in kind.parameters.values() if each.name != "images"])
+        for kind in kinds
+    ]
+    assert without[0] == without[1]
+    assert inspect.getdoc(AsyncClient.embed_stream) == inspect.getdoc(Client.embed_stream)
 
 
 async def test_every_call_answers(client: AsyncClient) -> None:

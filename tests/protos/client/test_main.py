@@ -201,7 +201,7 @@ def test_nobody_there_is_one_line_of_a_program() -> None:
     command = [sys.executable, "-m", "vertebra.client", "models", "127.0.0.1:1"]
     program = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (program.returncode, program.stdout) == (2, "")
-    assert program.stderr.startswith("vertebra-client: error: UNAVAILABLE: failed to connect")
+    assert program.stderr.startswith("vertebra-client: error: UNAVAILABLE: connections to all backends failing")
     assert program.stderr.count("\n") == 1
 
 
