@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from service import image
 from service.bundle import CropGeometry, labels_sha256
@@ -255,13 +257,26 @@ class Service:
         return self.process.wait(timeout=30)
 
 
+def metric(service: Service, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels, scraped now."""
+    with urllib.request.urlopen(service.metrics_url, timeout=10) as page:
+        families = text_string_to_metric_families(page.read().decode())
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
 @pytest.fixture
 def start_service() -> Iterator[Callable[..., Service]]:
     """Starts `python -m service` on free ports of the loopback interface; ends what is left at the end."""
     started: list[Service] = []
 
-    def start(root: Path, *flags: str) -> Service:
-        command = [sys.executable, "-m", "service", "--repository", str(root), "--address", "127.0.0.1:0"]
+    def start(
+        root: Path,
+        *flags: str,
+        program: Sequence[str] = ("service",),
+        launcher: Sequence[str] = (sys.executable, "-m"),
+    ) -> Service:
+        command = [*launcher, *program, "--repository", str(root), "--address", "127.0.0.1:0"]
         process = subprocess.Popen(
             [*command, "--metrics-address", "127.0.0.1:0", *flags], stderr=subprocess.PIPE, text=True
         )

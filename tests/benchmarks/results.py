@@ -10,18 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from service import cpu
+from service.runtime import ort
 
 FOLDER = Path(__file__).parent / "results"
 
 
-def keep(name: str, figures: Mapping[str, object]) -> Path:
-    """Write `results/<name>.json`: the figures, and where they come from."""
+def keep(name: str, figures: Mapping[str, object], *, variant: str = "", flags: str = "") -> Path:
+    """Write `results/<name>.json` or `results/<name>_<variant>.json`: the figures, and where they come from."""
     FOLDER.mkdir(exist_ok=True)
-    file = FOLDER / f"{name}.json"
-    file.write_text(json.dumps({"origin": _origin(name), **figures}, indent=2) + "\n")
+    file = FOLDER / (f"{name}_{variant}.json" if variant else f"{name}.json")
+    file.write_text(json.dumps({"origin": _origin(f"{name} {flags}".rstrip()), **figures}, indent=2) + "\n")
     return file
 
 
@@ -43,9 +42,9 @@ def cell(name: str, key: str, measure: Callable[[], Mapping[str, Any]]) -> dict[
     return cells[key]
 
 
-def _origin(name: str) -> dict[str, object]:
+def _origin(command: str) -> dict[str, object]:
     return {
-        "command": f"python -m tests.benchmarks.{name}",
+        "command": f"python -m tests.benchmarks.{command}",
         "commit": _commit(),
         "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", ":!*/results/*").splitlines()),
         "time": _now(),
@@ -53,8 +52,7 @@ def _origin(name: str) -> dict[str, object]:
         "usable_cpus": cpu.usable(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy")}
-        | {"onnxruntime": onnxruntime.__version__},
+        "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy")} | {"onnxruntime": ort.__version__},
     }
 
 

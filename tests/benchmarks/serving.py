@@ -1,10 +1,14 @@
 """The service against what this machine could do at most, and against gRPC that does nothing, in interleaved rounds.
 
-    python -m tests.benchmarks.serving --repository .demo/alone [--images PATH]
+    python -m tests.benchmarks.serving --repository .demo/alone [--images PATH] [--provider openvino]
 
-limit    our decode in threads, pipelined with the engine at its best batch size: no wire, no queue, no caller
+limit    our decode in threads, pipelined with the engine: no wire, no queue, no caller. The better of two: one run on
+         all cores at its best batch size (wide), and one run a core (narrow)
 echo     a bare grpc.aio server: the same bytes in, the same number of bytes out
 service  vertebra-serve in a process of its own; the callers are coroutines of this process and share the cores with it
+bound    what the service could reach at most. One caller waits for decode, run and echo in turn, one after the other;
+         many share the cores with the wire: 1 / (1 / limit + c / cores), where c is the CPU time that an echo costs its
+         caller and its server
 
 Every figure is the median of the rounds. Ratios are of figures of the same round.
 """
@@ -18,28 +22,32 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import psutil
 from grpc import aio
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import bundle as bundles
-from service import cpu, image
+from service import cpu, image, providers
 from service.engine import Engine
 from service.repository import scan
 from tests.benchmarks import echo, pictures, results
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
-CALLERS = (1, 16)
+CALLERS = (1, 16, 64)
 ANALYZE = "/vertebra.v1.Vision/Analyze"
 BATCH_SIZES = (1, 2, 4, 8, 16)
 Stages = dict[str, dict[str, float]]
@@ -75,69 +83,107 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=200, help="how many images a cell is measured on")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--provider", choices=("cpu", "openvino"), default="cpu")
     arguments = parser.parse_args()
     files = pictures.read(arguments.images, arguments.count)
-    (path,) = scan(arguments.repository).values()
-    bundle = bundles.load(path)
-    engine = Engine(bundle.graph, cpu.usable())
-    batch = best_batch(bundle, engine, files)
     requests = [request_for(file) for file in files]
-    rounds = []
+    bare = Bare(arguments.repository, arguments.provider, files)
+    rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
         # Fresh processes each round: what a process learns at warm-up, and where its memory lies, makes a difference.
-        with served(arguments.repository) as service:
+        with served(arguments.repository, flags=("--provider", arguments.provider)) as service:
+            memory_mb = service.process.memory_info().rss / 2**20
             answer_bytes = asyncio.run(one_answer(service.address, requests[0]))
             with echoing(answer_bytes) as echo_server:
-                figures: dict[str, object] = {"limit": limit(bundle, engine, files, batch)}
+                figures: dict[str, object] = {"bare": bare.measure()}
                 for callers in CALLERS:
                     figures[f"echo_{callers}"] = asdict(load_from(echo_server, echo.METHOD, requests, callers))
                     before = stage_totals(service.metrics_address)
                     figures[f"service_{callers}"] = asdict(load_from(service, ANALYZE, requests, callers))
                     figures[f"stages_{callers}"] = stage_means(before, stage_totals(service.metrics_address))
-        rounds.append(figures | {"max_batch": service.max_batch})
+        rounds.append(figures | {"max_batch": service.max_batch, "memory_mb": memory_mb})
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
     summary = summarise(rounds)
     stages = {callers: medians([each[f"stages_{callers}"] for each in rounds]) for callers in CALLERS}
     facts = {
+        "provider": arguments.provider,
         "images": len(files),
         "image_bytes_median": statistics.median(map(len, files)),
         "answer_bytes": answer_bytes,
-        "best_batch": batch,
+        "best_wide_batch": bare.batch,
+        "memory_mb": statistics.median(each["memory_mb"] for each in rounds),
         "stage_mean_ms": stages,
     }
-    file = results.keep("serving", {"facts": facts, "summary": summary, "rounds": rounds})
+    kept = {"facts": facts, "summary": summary, "rounds": rounds}
+    file = results.keep("serving", kept, variant=arguments.provider, flags=f"--provider {arguments.provider}")
     print(table(summary, stages))
     print(f"kept in {file}")
+
+
+class Bare:
+    """Decode and engine without a service around them, in this process."""
+
+    def __init__(self, repository: Path, provider: providers.Choice, files: Sequence[bytes]) -> None:
+        (path,) = scan(repository).values()
+        self._bundle = bundles.load(path)
+        found, cores = providers.find(provider), cpu.usable()
+        self._files = files
+        self._wide = Engine(self._bundle.graph, cores, found)
+        self._narrow = None if found.one_run else Engine(self._bundle.graph, 1, found)
+        self.batch = self._best_batch()
+
+    def measure(self) -> dict[str, float]:
+        """What decode and engine take alone, one image at a time, and how many images a second they do at most."""
+        limits = {"wide": self._limit(self._wide, 1, self.batch)}
+        if self._narrow:
+            limits["narrow"] = self._limit(self._narrow, cpu.usable(), 1)
+        pixels = [self._read(file) for file in self._files]
+        decode_ms = [_ms(partial(self._read, file)) for file in self._files]
+        run_ms = [_ms(partial(self._wide.run, each[np.newaxis])) for each in pixels]
+        return {
+            **{f"limit_{way}": limit for way, limit in limits.items()},
+            "limit": max(limits.values()),
+            "decode_ms": statistics.median(decode_ms),
+            "run_ms": statistics.median(run_ms),
+        }
+
+    def _read(self, file: bytes) -> NDArray[np.uint8]:
+        return image.read(file, self._bundle.geometry, image.ImageLimits())
+
+    def _best_batch(self) -> int:
+        """The batch size at which an image takes the engine the least time; the median of five."""
+        pixels = np.stack([self._read(file) for file in self._files[: BATCH_SIZES[-1]]])
+        self._wide.warm_up(BATCH_SIZES)
+
+        def ms_per_image(size: int) -> float:
+            return statistics.median(_ms(partial(self._wide.run, pixels[:size])) for _ in range(5)) / size
+
+        return min(BATCH_SIZES, key=ms_per_image)
+
+    def _limit(self, engine: Engine, lanes: int, batch: int) -> float:
+        """Images a second where decoders work ahead while the engine runs."""
+        with ThreadPoolExecutor(cpu.usable()) as decoders, ThreadPoolExecutor(lanes) as runners:
+            started_s = time.perf_counter()
+            decoded = [decoders.submit(self._read, file) for file in self._files]
+
+            def run(start: int) -> None:
+                engine.run(np.stack([each.result() for each in decoded[start : start + batch]]))
+
+            for _ in runners.map(run, range(0, len(decoded), batch)):
+                pass
+            return len(decoded) / (time.perf_counter() - started_s)
+
+
+def _ms(work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    work()
+    return (time.perf_counter() - started_s) * 1000
 
 
 def request_for(file: bytes) -> bytes:
     answers = [vision_pb2.Answer.ANSWER_LOGITS, vision_pb2.Answer.ANSWER_EMBEDDING]
     request = vision_pb2.AnalyzeRequest(images=[vision_pb2.Image(encoded=file)], answers=answers)
     return request.SerializeToString()
-
-
-def best_batch(bundle: bundles.Bundle, engine: Engine, files: Sequence[bytes]) -> int:
-    """The batch size at which an image takes the engine the least time; the median of five."""
-    pixels = np.stack([image.read(file, bundle.geometry, image.ImageLimits()) for file in files[: BATCH_SIZES[-1]]])
-    engine.warm_up(BATCH_SIZES)
-
-    def seconds(size: int) -> float:
-        started_s = time.perf_counter()
-        engine.run(pixels[:size])
-        return (time.perf_counter() - started_s) / size
-
-    return min(BATCH_SIZES, key=lambda size: statistics.median(seconds(size) for _ in range(5)))
-
-
-def limit(bundle: bundles.Bundle, engine: Engine, files: Sequence[bytes], batch: int) -> float:
-    """Images a second of decode and engine alone: decoders work ahead while the engine runs."""
-    with ThreadPoolExecutor(cpu.usable()) as decoders:
-        started_s = time.perf_counter()
-        limits = image.ImageLimits()
-        decoded = [decoders.submit(image.read, file, bundle.geometry, limits) for file in files]
-        for start in range(0, len(files), batch):
-            engine.run(np.stack([each.result() for each in decoded[start : start + batch]]))
-        return len(files) / (time.perf_counter() - started_s)
 
 
 def load_from(server: Server, method: str, requests: Sequence[bytes], callers: int) -> Load:
@@ -189,9 +235,9 @@ async def one_answer(address: str, request: bytes) -> int:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "service", "--repository", str(repository)]
-    command += ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+def served(repository: Path, program: Sequence[str] = ("service",), flags: Sequence[str] = ()) -> Iterator[Server]:
+    command = [sys.executable, "-m", *program, "--repository", str(repository)]
+    command += ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines: dict[str, dict[str, Any]] = {}
@@ -199,13 +245,28 @@ def served(repository: Path) -> Iterator[Server]:
             for text in process.stderr:
                 line = json.loads(text)
                 lines[line["message"]] = line
+                if "model failed to load" in lines:
+                    raise SystemExit(f"Expected a model that loads. Received: {line['error']}")
                 if "serving" in lines:
                     break
             listening, ready = lines["listening"], lines["model ready"]
             found = psutil.Process(process.pid)
-            yield Server(found, listening["address"], listening["metrics_address"], ready["max_batch"])
+            with reading(process):
+                yield Server(found, listening["address"], listening["metrics_address"], ready["max_batch"])
         finally:
             process.terminate()
+
+
+@contextmanager
+def reading(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Read the log on, then end the process: without a reader it would stop in the middle of a line one day."""
+    reader = threading.Thread(target=deque, args=(process.stderr, 0))
+    reader.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        reader.join()
 
 
 @contextmanager
@@ -242,32 +303,57 @@ def medians(figures: Sequence[object]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in each) for name in each[0]}
 
 
-def summarise(rounds: Sequence[dict[str, object]]) -> dict[str, dict[str, float]]:
-    """The median over the rounds of each figure, and of its ratio to the limit of the same round."""
-    limits = [float(each["limit"]) for each in rounds]  # type: ignore[arg-type]  # the one cell that is a number
-    summary: dict[str, dict[str, float]] = {"limit": {"images_per_s": statistics.median(limits)}}
+def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The median over the rounds of each figure, and of its ratio to the limit and to the bound of the same round."""
+    summary = {"bare": medians([each["bare"] for each in rounds])}
     for cell in (key for key in rounds[0] if key.startswith(("echo", "service"))):
-        loads = [Load(**each[cell]) for each in rounds]  # type: ignore[arg-type]  # as asdict() wrote it
-        summary[cell] = {
-            name: statistics.median(getattr(each, name) for each in loads) for name in Load.__dataclass_fields__
-        }
-        ratios = [each.images_per_s / limit for each, limit in zip(loads, limits, strict=True)]
+        summary[cell] = medians([each[cell] for each in rounds])
+        ratios = [each[cell]["images_per_s"] / each["bare"]["limit"] for each in rounds]
         summary[cell]["of_limit"] = statistics.median(ratios)
         summary[cell]["of_limit_lowest"], summary[cell]["of_limit_highest"] = min(ratios), max(ratios)
+    for callers in CALLERS:
+        service = summary[f"service_{callers}"]
+        if callers == 1:
+            service["over_bound_ms"] = statistics.median(
+                each["service_1"]["p50_ms"] - bound_ms(each["bare"], each["echo_1"]) for each in rounds
+            )
+        else:
+            service["of_bound"] = statistics.median(
+                each[f"service_{callers}"]["images_per_s"] / bound(each["bare"], each[f"echo_{callers}"])
+                for each in rounds
+            )
     return summary
 
 
+def bound_ms(bare: dict[str, float], echoed: dict[str, float]) -> float:
+    """The time of one caller's request where nothing is lost between decode, run and wire."""
+    return bare["decode_ms"] + bare["run_ms"] + echoed["p50_ms"]
+
+
+def bound(bare: dict[str, float], echoed: dict[str, float]) -> float:
+    """Images a second for many callers where nothing is lost between the limit and the wire."""
+    wire_s = (echoed["server_cpu_ms"] + echoed["client_cpu_ms"]) / 1000
+    return 1 / (1 / bare["limit"] + wire_s / cpu.usable())
+
+
 def table(summary: dict[str, dict[str, float]], stages: dict[int, dict[str, float]]) -> str:
-    lines = [f"{'':<12}{'images/s':>10}{'of limit':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU':>12}{'client CPU':>12}"]
+    bare = ", ".join(f"{name} {figure:.2f}" for name, figure in summary["bare"].items())
+    lines = [f"bare: {bare}"]
+    lines.append(
+        f"{'':<13}{'images/s':>10}{'of limit':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU':>12}{'client CPU':>12}"
+    )
     for cell, figures in summary.items():
-        name = cell.replace("_1", " x 1", 1)
-        if cell == "limit":
-            lines.append(f"{name:<12}{figures['images_per_s']:>10.1f}")
+        if cell == "bare":
             continue
         lines.append(
-            f"{name:<12}{figures['images_per_s']:>10.1f}{figures['of_limit']:>10.2f}{figures['p50_ms']:>9.1f}"
-            f"{figures['p99_ms']:>9.1f}{figures['server_cpu_ms']:>9.2f} ms{figures['client_cpu_ms']:>9.2f} ms"
+            f"{cell.replace('_', ' x '):<13}{figures['images_per_s']:>10.1f}{figures['of_limit']:>10.2f}"
+            f"{figures['p50_ms']:>9.1f}{figures['p99_ms']:>9.1f}"
+            f"{figures['server_cpu_ms']:>9.2f} ms{figures['client_cpu_ms']:>9.2f} ms"
         )
+        if "of_bound" in figures:
+            lines[-1] += f"   {figures['of_bound']:.3f} of the bound"
+        if "over_bound_ms" in figures:
+            lines[-1] += f"   p50 is {figures['over_bound_ms']:+.2f} ms from the bound"
     for callers, means in stages.items():
         spent = ", ".join(f"{stage} {ms:.2f}" for stage, ms in means.items())
         lines.append(f"milliseconds in each stage, service x {callers}: {spent}")

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Service, colours, encode, write_bundle
+from tests.conftest import Service, colours, encode, metric, write_bundle
 from vertebra.client import (
     Client,
     DeadlineExceeded,
@@ -45,14 +45,6 @@ METRICS = {
     "vertebra_model_ready": "gauge",
     "vertebra_model_load_duration_seconds": "gauge",
 }
-
-
-def metric(service: Service, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels, scraped now."""
-    with urllib.request.urlopen(service.metrics_url, timeout=10) as page:
-        families = text_string_to_metric_families(page.read().decode())
-    samples = [sample for family in families for sample in family.samples if sample.name == name]
-    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
 @pytest.fixture
@@ -119,7 +111,7 @@ def test_one_broken_image_among_32_costs_the_others_nothing(client: Client) -> N
     results = client.classify(images, top_k=1).results
     broken = results[5]
     assert isinstance(broken, ImageError)
-    assert "Expected a JPEG, PNG or WebP file. Received: 15 bytes that begin b'Dear dia'" in str(broken)
+    assert "Expected a JPEG, PNG, WebP, GIF, BMP or TIFF file. Received: 15 bytes that begin b'Dear dia'" in str(broken)
     assert [isinstance(result, ImageError) for result in results].count(True) == 1
 
 
