@@ -35,7 +35,7 @@ class Bundle(BaseSettings):
     )
     golden: Path | None = Field(
         None,
-        description="Folder of JPEG, PNG or WebP images, at least 16, that prove the bundle wherever it is loaded. "
+        description="Folder of images, at least 16, that prove the bundle wherever it is loaded. "
         "Without it: generated ones; the graph is verified on them too, and images like those to be served prove more.",
     )
 

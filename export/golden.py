@@ -16,7 +16,6 @@ from service.errors import BadImage
 
 GENERATED = "generated"
 MAX_IMAGES = 32
-_SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png", ".webp": ".webp"}
 _SEED = 20260
 # Portrait, landscape and square; odd sides; smaller and larger than a crop; one needle.
 _SIZES = ((224, 224), (320, 240), (241, 333), (97, 61), (640, 427), (255, 511), (31, 500), (400, 400))
@@ -41,7 +40,7 @@ def collect(folder: Path, geometry: CropGeometry, limits: image.ImageLimits) -> 
     """Take the first images of a folder by name, at most 32.
 
     Args:
-        folder: Holds JPEG, PNG or WebP files; other files and folders are passed over.
+        folder: Holds image files; other files and folders are passed over.
         geometry: How the graph's pixels are made.
         limits: What is refused.
 
@@ -52,12 +51,12 @@ def collect(folder: Path, geometry: CropGeometry, limits: image.ImageLimits) -> 
         GoldenError: They are fewer than 16, or one of them cannot be read.
     """
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)[:MAX_IMAGES]
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in image.SUFFIXES)[:MAX_IMAGES]
     except OSError as error:
         raise GoldenError(f"Expected a folder of golden images. Received: {folder}: {error.strerror}.") from error
     if len(paths) < MIN_GOLDEN_IMAGES:
         raise GoldenError(
-            f"Expected at least {MIN_GOLDEN_IMAGES} JPEG, PNG or WebP files in {folder}. Received: {len(paths)}."
+            f"Expected at least {MIN_GOLDEN_IMAGES} {image.NAMES} files in {folder}. Received: {len(paths)}."
         )
     files, pixels = {}, []
     for index, path in enumerate(paths):
@@ -66,7 +65,7 @@ def collect(folder: Path, geometry: CropGeometry, limits: image.ImageLimits) -> 
             pixels.append(image.read(data, geometry, limits))
         except (OSError, BadImage) as error:
             raise GoldenError(f"Expected a golden image that can be read. Received: {path}: {error}") from error
-        files[f"{index:02}{_SUFFIXES[path.suffix.lower()]}"] = data
+        files[f"{index:02}{path.suffix.lower()}"] = data
     return GoldenSet(folder.resolve().name, files, np.stack(pixels))
 
 

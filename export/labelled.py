@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from export.errors import DataError
+from service.image import SUFFIXES
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 
@@ -21,10 +22,8 @@ SPLITS: Mapping[str, Split] = {
     "validation": "validation",
     "test": "test",
 }
-# Beside JPEG, PNG and WebP those that nothing here can read: who has them wants to hear so, not to miss them.
-_SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff",
-}  # fmt: skip
+# Beside those that can be read some that cannot: who has them wants to hear so, not to miss them.
+_SUFFIXES = SUFFIXES | {".avif", ".heic", ".heif", ".jp2"}
 _LIGHTEST, _HEAVIEST = 1e-6, 1e6  # far beyond what anybody means, and within what float32 adds up
 _PASSED_OVER = {"__MACOSX"}  # what zip files made on a Mac bring along: no images, but files with their names
 _COLUMNS = ("path", "label", "group", "weight", "split")

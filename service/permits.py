@@ -9,8 +9,11 @@ class Permits:
 
     Whoever asks first is served first, also before those who ask for less: a large share is not starved by small ones.
 
-    Attributes:
+    Args:
         total: How many units there are, at least 1.
+
+    Attributes:
+        total: How many units there are.
         free: How many of them nobody holds.
     """
 

@@ -39,7 +39,7 @@ def thumbnail(path: Path) -> Thumbnail:
     """A picture of at most 200 x 200 pixels of an image file, as a data URI.
 
     Args:
-        path: A JPEG, PNG or WebP file. It may be gone or broken by now.
+        path: An image file. It may be gone or broken by now.
 
     Returns:
         The picture, or why there is none.

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-# The number changes when the sketches do.
-REVISION = 1
+# The number changes when the sketches do, or which files can be read.
+REVISION = 2
 _SIDE = 16
 SKETCH = np.dtype([("grey", np.uint8, (_SIDE, _SIDE)), ("colour", np.uint8, 3)])
 

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from service import image
 from service.bundle import CropGeometry, Interpolation
+from service.image import Picture
 
 # The part of the picture that an augmented view shows, its width to its height, and how far brightness, contrast and
 # saturation go: little enough for classes that differ in a texture or a colour.
@@ -49,35 +50,31 @@ def views(count: int) -> tuple[View, ...]:
     return (PLAIN, MIRRORED, *(View(f"augmented-{number}", number) for number in range(1, count)))[: count + 1]
 
 
-def pixels(
-    picture: NDArray[np.uint8], shown: Sequence[View], geometry: CropGeometry, sha256: bytes
-) -> NDArray[np.uint8]:
+def pixels(picture: Picture, shown: Sequence[View], geometry: CropGeometry, sha256: bytes) -> NDArray[np.uint8]:
     """Make the pixels of several views of one image.
 
     Args:
-        picture: Upright RGB `uint8 [h, w, 3]`, as image.decode gives it.
+        picture: As image.decode_for gives it.
         shown: The views.
         geometry: How pixels are made.
         sha256: Names the file that the picture is of; random views follow from it.
 
     Returns:
         `uint8 [views, crop_height_px, crop_width_px, 3]`, in their order.
-
-    Raises:
-        BadImage: The picture is over a limit.
     """
-    plain = image.read(picture, geometry, image.ImageLimits())
+    plain = image.crop(picture, geometry)
     made = {PLAIN: plain, MIRRORED: plain[:, ::-1]}
-    return np.stack([made[each] if each in made else _augmented(picture, each, geometry, sha256) for each in shown])
+    whole = picture.image
+    return np.stack([made[each] if each in made else _augmented(whole, each, geometry, sha256) for each in shown])
 
 
-def _augmented(picture: NDArray[np.uint8], view: View, geometry: CropGeometry, sha256: bytes) -> NDArray[np.uint8]:
+def _augmented(picture: Image.Image, view: View, geometry: CropGeometry, sha256: bytes) -> NDArray[np.uint8]:
     # torchvision's own transforms draw from one generator that all threads share; only its functions are used. On a
     # Pillow image they end in Pillow, whose whole-number arithmetic gives the same pixels on every machine.
     random = np.random.default_rng([*sha256, view.number])
-    left, top, width, height = _box(picture.shape[1], picture.shape[0], random)
+    left, top, width, height = _box(picture.width, picture.height, random)
     shown: Image.Image = functional.resized_crop(
-        Image.fromarray(picture),
+        picture,
         top,
         left,
         height,

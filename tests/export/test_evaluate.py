@@ -116,7 +116,7 @@ def test_a_label_of_two_classes_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"red/9.png: Expected a JPEG, PNG or WebP file. Received: 0 bytes"),
+        (b"", r"red/9.png: Expected a JPEG, PNG, WebP, GIF, BMP or TIFF file. Received: 0 bytes"),
         (encode(RED)[:40], r"red/9.png: Expected a whole PNG file. Received: 40 bytes, broken"),
         (None, r"red/9.png: No such file or directory."),
     ],

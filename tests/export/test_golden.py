@@ -47,15 +47,17 @@ def test_given_images_are_taken_byte_for_byte_in_the_order_of_their_names(tmp_pa
     Image.new("RGB", (50, 50)).save(tmp_path / "given/0000.JPEG")
     made = golden.collect(tmp_path / "given", GEOMETRY, LIMITS)
     assert made.source == "given"
-    assert list(made.files)[:3] == ["00.png", "01.jpg", "02.png"]
+    assert list(made.files)[:3] == ["00.png", "01.jpeg", "02.png"]
     assert len(made.files) == len(made.pixels) == 32
     assert made.files["00.png"] == (tmp_path / "given/000.png").read_bytes()
-    assert made.files["01.jpg"] == (tmp_path / "given/0000.JPEG").read_bytes()
+    assert made.files["01.jpeg"] == (tmp_path / "given/0000.JPEG").read_bytes()
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, 15)
-    with pytest.raises(GoldenError, match=r"Expected at least 16 JPEG, PNG or WebP files in .* Received: 15"):
+    with pytest.raises(
+        GoldenError, match=r"Expected at least 16 JPEG, PNG, WebP, GIF, BMP or TIFF files in .* Received: 15"
+    ):
         golden.collect(tmp_path, GEOMETRY, LIMITS)
 
 
@@ -67,5 +69,5 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, 20)
     (tmp_path / "007.png").write_bytes(b"no image")
-    with pytest.raises(GoldenError, match=r"Received: .*007\.png: Expected a JPEG, PNG or WebP file"):
+    with pytest.raises(GoldenError, match=r"Received: .*007\.png: Expected a JPEG, PNG, WebP, GIF, BMP or TIFF file"):
         golden.collect(tmp_path, GEOMETRY, LIMITS)

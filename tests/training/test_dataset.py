@@ -109,7 +109,7 @@ def test_every_file_that_cannot_be_used_is_found_with_its_reason(data: Path) -> 
     whole = (data / "ant/01.png").read_bytes()
     (data / "ant/01.png").write_bytes(whole[: len(whole) // 2])
     (data / "ant/03.png").write_bytes(b"")
-    (data / "ant/05.png").write_bytes(b"GIF89a and more")
+    (data / "ant/05.png").write_bytes(b"Dear diary, ...")
     (data / "ant/07.png").unlink()
     (data / "ant/07.png").symlink_to(data / "gone.png")
     (data / "ant/09.png").unlink()
@@ -123,7 +123,7 @@ def test_every_file_that_cannot_be_used_is_found_with_its_reason(data: Path) -> 
     assert sorted(faults) == ["01.png", "03.png", "05.png", "07.png", "09.png", "11.png", "\\xff.png"]
     assert "Expected a whole PNG file" in faults["01.png"]
     assert faults["03.png"] == "Expected an image. Received: an empty file."
-    assert "Expected a JPEG, PNG or WebP file" in faults["05.png"]
+    assert "Expected a JPEG, PNG, WebP, GIF, BMP or TIFF file" in faults["05.png"]
     assert faults["07.png"] == "No such file or directory."
     assert faults["09.png"] == "Expected a file. Received: a folder, a pipe or a device."
     assert "Expected at most 16777216 bytes. Received: 16777224" in faults["11.png"]

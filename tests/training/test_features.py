@@ -383,11 +383,11 @@ def test_decoding_runs_only_a_little_ahead_of_the_engine(
 ) -> None:
     decoded: list[int] = []
     decoded_at_run: list[int] = []
-    decode, run = image.decode, Engine.run
+    decode, run = image.decode_for, Engine.run
 
-    def counted(data: bytes, limits: image.ImageLimits) -> NDArray[np.uint8]:
+    def counted(data: bytes, geometry: CropGeometry, limits: image.ImageLimits) -> image.Picture:
         decoded.append(1)
-        return decode(data, limits)
+        return decode(data, geometry, limits)
 
     def looking(self: Engine, pixels: NDArray[np.uint8]) -> Arrays:
         decoded_at_run.append(len(decoded))
@@ -395,7 +395,7 @@ def test_decoding_runs_only_a_little_ahead_of_the_engine(
 
     monkeypatch.setattr(ahead, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(features, "_AHEAD", 5)
-    monkeypatch.setattr(image, "decode", counted)
+    monkeypatch.setattr(image, "decode_for", counted)
     monkeypatch.setattr(Engine, "run", looking)
     features.extract(files, (PLAIN,), small_extractor, cache, ignore)
     assert decoded_at_run == [4 + 5, 8 + 5, 16, 16]
@@ -405,13 +405,13 @@ def test_several_views_are_made_of_one_decode(
     small_extractor: Extractor, files: list[File], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    decode = image.decode
+    decode = image.decode_for
 
-    def counted(data: bytes, limits: image.ImageLimits) -> NDArray[np.uint8]:
+    def counted(data: bytes, geometry: CropGeometry, limits: image.ImageLimits) -> image.Picture:
         decoded.append(1)
-        return decode(data, limits)
+        return decode(data, geometry, limits)
 
-    monkeypatch.setattr(image, "decode", counted)
+    monkeypatch.setattr(image, "decode_for", counted)
     assert features.extract(files, views(3), small_extractor, cache, ignore).computed == 64
     assert len(decoded) == len(files)
 

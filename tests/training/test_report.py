@@ -320,7 +320,7 @@ def test_a_file_that_is_gone_or_broken_is_shown_as_such(training: Training) -> N
     page = training.page()
     assert page.all("img") == []
     assert "No picture: No such file or directory" in page.words
-    assert "No picture: Expected a JPEG, PNG or WebP file." in page.words
+    assert "No picture: Expected a JPEG, PNG, WebP, GIF, BMP or TIFF file." in page.words
 
 
 def test_no_mistakes_are_said_so(tmp_path: Path) -> None:
