@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import CliApp, SettingsError
 from pythonjsonlogger.json import JsonFormatter
 
+from service import memory
 from service.config import Config
 from service.errors import VertebraError
 from service.server import leave, serve
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, ValueError) as error:
         return _refuse(str(error))
     _configure_logging(config)
+    memory.share()
     try:
         asyncio.run(serve(config))
     except VertebraError as error:

@@ -93,7 +93,6 @@ class _Batch:
     entries: list[_Entry]
     way: Way
     lanes: int
-    started_s: float
 
 
 def _ignore(_: object) -> None:
@@ -279,7 +278,7 @@ class Batcher:
         return coming * wide.seconds_per_image[wide.size(coming)] < rounds * self._narrow.seconds_per_image[1]
 
     def _take(self, way: Way, size: int, lanes: int) -> _Batch:
-        return _Batch([heapq.heappop(self._queue) for _ in range(size)], way, lanes, self._clock())
+        return _Batch([heapq.heappop(self._queue) for _ in range(size)], way, lanes)
 
     def _drop_the_late(self) -> None:
         # An answer that comes too late is worth nothing, and costs those behind it their deadlines. Where nobody is, it
@@ -295,29 +294,37 @@ class Batcher:
             _fail(entry, DeadlinePassed(f"Expected an answer in time. Received: one {late_s * 1000:.0f} ms too late."))
 
     async def _answer(self, batch: _Batch) -> None:
+        rows: Sequence[Row | None] = [None] * len(batch.entries)
+        failure = "The engine failed on this image."
+        death: Death | None = None
         try:
             self._on_batch(len(batch.entries))
-            answered = await self._run(batch, batch.entries)
-            if not answered and not await self._still_runs(batch):
-                self._die("broken")
+            rows = await self._run(batch, batch.entries)
+            if not any(rows) and not await self._still_runs(batch):
+                death = "broken"
         except RunHung:
             logger.error("the engine hangs", extra={"images": len(batch.entries)})
-            for entry in batch.entries:
-                _fail(entry, EngineFailed("The engine hung on the batch of this image."))
-            self._die("hung")
+            failure, death = "The engine hung on the batch of this image.", "hung"
         # Whatever else goes wrong is answered to this batch and logged once; the queue goes on.
         except Exception:
             logger.exception("a batch failed", extra={"images": len(batch.entries)})
-            for entry in batch.entries:
-                _fail(entry, EngineFailed("The engine failed on this image."))
         finally:
+            # Before anybody is told: the next batch goes out ahead of all that an answer sets in motion.
             self._device.lanes.release(batch.lanes)
+        for entry, row in zip(batch.entries, rows, strict=True):
+            if row is None:
+                _fail(entry, EngineFailed(failure))
+            elif not entry.answer.done():
+                entry.answer.set_result(row)
+        if death:
+            self._die(death)
 
-    async def _run(self, batch: _Batch, entries: Sequence[_Entry]) -> int:
-        """Run a batch, halved for as long as the engine raises on it; how many images were answered."""
+    async def _run(self, batch: _Batch, entries: Sequence[_Entry]) -> list[Row | None]:
+        """Run a batch, halved for as long as the engine raises on it; None for each image that it raises on alone."""
         try:
             pixels = [entry.pixels for entry in entries]
-            arrays, infer_s = await self._device.run(partial(self._timed, batch.way, pixels), self._allowed_s(batch))
+            work = partial(self._timed, batch.way, pixels)
+            arrays, started_s, infer_s = await self._device.run(work, self._allowed_s(batch))
         except RunHung:
             raise
         # The engine's exceptions have no common base below Exception.
@@ -326,14 +333,13 @@ class Batcher:
                 half = len(entries) // 2
                 return await self._run(batch, entries[:half]) + await self._run(batch, entries[half:])
             logger.exception("the engine failed on an image")
-            _fail(entries[0], EngineFailed("The engine failed on this image."))
-            return 0
-        self.places.learn(infer_s * batch.lanes / self._device.lanes.total / len(entries))
-        for index, entry in enumerate(entries):
-            if not entry.answer.done():
-                row = {name: array[index] for name, array in arrays.items()}
-                entry.answer.set_result(Row(row, batch.started_s - entry.since_s, infer_s))
-        return len(entries)
+            return [None]
+        beside = 1 if batch.way is self._wide else self._device.lanes.total
+        self.places.learn(infer_s / len(entries) / beside)
+        return [
+            Row({name: array[index] for name, array in arrays.items()}, started_s - entry.since_s, infer_s)
+            for index, entry in enumerate(entries)
+        ]
 
     async def _still_runs(self, batch: _Batch) -> bool:
         """Whether the engine answers an image that it has answered before: black, as in the warm-up."""
@@ -351,10 +357,10 @@ class Batcher:
         expected_s = len(batch.entries) * batch.way.seconds_per_image[batch.way.size(len(batch.entries))]
         return max(self._patience_s, _PATIENCE * expected_s)
 
-    def _timed(self, way: Way, pixels: Sequence[NDArray[np.uint8]]) -> tuple[Arrays, float]:
+    def _timed(self, way: Way, pixels: Sequence[NDArray[np.uint8]]) -> tuple[Arrays, float, float]:
         started_s = self._clock()
         arrays = way.run(np.stack(pixels))  # [N, H, W, 3] uint8
-        return arrays, self._clock() - started_s
+        return arrays, started_s, self._clock() - started_s
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

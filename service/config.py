@@ -61,12 +61,12 @@ class Config(BaseSettings):
     )
     max_inflight_pixels: Annotated[int, Field(ge=1)] = Field(
         200_000_000,
-        description="Most pixels to be decoded at once, after a JPEG's scaling; more are refused. Up to 12 bytes each.",
+        description="Most pixels to be decoded at once, after a JPEG's scaling; more are refused. Up to 16 bytes each.",
     )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(16 * 2**20, description="Largest encoded image, in bytes.")
     max_image_pixels: Annotated[int, Field(ge=1, le=170_000_000)] = Field(
         50_000_000,
-        description="Largest image, width times height in its header. Decoding takes up to 12 bytes a pixel.",
+        description="Largest image, width times height in its header. Decoding takes up to 16 bytes a pixel.",
     )
     default_deadline_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="How long a caller who names no deadline waits, in seconds."

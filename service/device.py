@@ -44,13 +44,13 @@ class _Patience:
 
 
 class Device:
-    """Lanes and a thread for each.
+    """Lanes, and a thread for each.
 
     Args:
         lanes: How many runs there may be at once, at least 1.
 
     Attributes:
-        lanes: The permits to run; whoever runs something holds at least one.
+        lanes: The permits to run, one a thread; whoever runs something holds at least one.
         stuck: How many threads are lost to runs that have not ended.
     """
 

@@ -33,7 +33,7 @@ CONFIG = Config.model_validate({"repository": "/models"})
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 WARM_BYTES = 250 * 10**6  # what a service with one small model holds after its warm-up
-BYTES_A_PIXEL = 12  # what decoding takes at most
+BYTES_A_PIXEL = 16  # what decoding takes at most
 COPIES = 3  # of an image's bytes, gRPC's two among them
 
 
