@@ -50,7 +50,11 @@ bench: .venv/dev .demo/alone/imagenet
 	$(if $(IMAGENET_SAMPLES),$(BIN)/python -m tests.benchmarks.accuracy $(IMAGES))
 	$(BIN)/python -m tests.benchmarks.decode $(IMAGES)
 	$(BIN)/python -m tests.benchmarks.engine
-	$(BIN)/python -m tests.benchmarks.serving $(IMAGES)
+	for provider in cpu openvino; do $(BIN)/python -m tests.benchmarks.serving $(IMAGES) --provider $$provider; done
+	$(BIN)/python -m tests.benchmarks.stream $(IMAGES)
+	$(BIN)/python -m tests.benchmarks.overload $(IMAGES)
+	$(BIN)/python -m tests.benchmarks.leaks
+	$(BIN)/python -m tests.benchmarks.fuzz
 	$(BIN)/python -m tests.benchmarks.bottleneck
 	$(BIN)/python -m tests.benchmarks.elpv
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
