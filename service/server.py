@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -134,6 +135,9 @@ async def _load(repository: Repository, readiness: _Readiness) -> None:
         await repository.load()
     except Exception:
         logger.exception("loading failed")
+    # What there is by now stays for good. Going over all of it again and again would stop the event loop for 20 ms.
+    gc.collect()
+    gc.freeze()
     readiness.loaded()
     ready = [model.name for model in repository.models if isinstance(model.state, Ready)]
     if ready:
