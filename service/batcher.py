@@ -30,9 +30,9 @@ from service.places import Places
 
 logger = logging.getLogger(__name__)
 
-# A run that takes longer than this, and many times longer than it should, hangs. Health has to say so within 2 s.
+# A run that takes longer than this, and ten times longer than it should, hangs. Health has to say so within 2 s.
 _PATIENCE_S = 1.5
-_PATIENCE = 50
+_PATIENCE = 10
 # How long close() waits for the batches that run. By then all callers have their answers or have been cut off.
 _CLOSE_S = 1.0
 # When to ask again for a model whose engine is being replaced.
@@ -153,6 +153,11 @@ class Batcher:
         """The most images that are run at once in one lane."""
         return self._narrow.largest
 
+    @property
+    def useful(self) -> int:
+        """How many images keep every lane busy: a batch in each, another that waits for it, and one being decoded."""
+        return self._device.lanes.total * (2 * self.max_batch + 1)
+
     def start(self) -> None:
         """Begin to serve the queue. Needs a running event loop."""
         self._task = asyncio.create_task(self._serve(), name="batcher")
@@ -182,7 +187,7 @@ class Batcher:
             _fail(heapq.heappop(self._queue), refusal)
 
     @contextmanager
-    def admit(self, images: int, deadline_s: float) -> Iterator[None]:
+    def admit(self, images: int, deadline_s: float) -> Iterator[float]:
         """Hold places for all images of a request, from before they are decoded until they are answered.
 
         Args:
@@ -190,7 +195,7 @@ class Batcher:
             deadline_s: When the caller stops waiting, in seconds of the clock.
 
         Yields:
-            Nothing; the places are given back when the block ends.
+            How long they are expected to wait and to run, in seconds. The places are given back when the block ends.
 
         Raises:
             BadRequest: There are not that many places.
@@ -201,8 +206,8 @@ class Batcher:
         if self._refusal:
             raise self._refusal
         running_s = (entry.deadline_s for batch in self._running.values() for entry in batch.entries)
-        with self.places.hold(images, deadline_s, running_s):
-            yield
+        with self.places.hold(images, deadline_s, running_s) as expected_s:
+            yield expected_s
 
     async def submit(self, pixels: NDArray[np.uint8], deadline_s: float) -> Row:
         """Queue one image and wait for its answers. Cancelling the wait takes the image out of the queue.

@@ -86,12 +86,13 @@ class Config(BaseSettings):
                 f"Expected max_images to be at most queue_limit, {self.queue_limit}: a request is admitted whole. "
                 f"Received: {self.max_images}."
             )
-        bounds = {"max_inflight_bytes": "max_request_bytes", "max_inflight_pixels": "max_image_pixels"}
-        for inflight, most in bounds.items():
-            if getattr(self, inflight) < getattr(self, most):
+        # A progressive JPEG is held whole beside its smaller copy.
+        most = {"max_inflight_bytes": self.max_request_bytes, "max_inflight_pixels": self.max_image_pixels * 5 // 4}
+        for name, least in most.items():
+            if getattr(self, name) < least:
                 raise ValueError(
-                    f"Expected {inflight} to be at least {most}, {getattr(self, most)}. "
-                    f"Received: {getattr(self, inflight)}."
+                    f"Expected {name} to be at least {least}, what one request may need. "
+                    f"Received: {getattr(self, name)}."
                 )
         return self
 

@@ -85,6 +85,10 @@ class Device:
         patience = _Patience(allowed_s)
         try:
             await asyncio.wait((future, patience.over), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The lane is free again, but its thread is not.
+            self._abandon(future)
+            raise
         finally:
             patience.end()
         if not future.done():

@@ -1,4 +1,4 @@
-"""Every error of the service's domain, as one tree; knows no gRPC code (interceptors.py has the table).
+"""Every error of the service's domain, as one tree; knows no gRPC code (status.py has the table).
 
     VertebraError
     ├── BadRequest         the request as a whole is malformed or over a limit
@@ -8,7 +8,7 @@
     ├── Refused            may succeed later; carries when to try again, where that is known
     │   ├── Overloaded     no room in the queue
     │   │   └── MemoryFull     no room for its bytes or pixels
-    │   └── NotReady       starting, draining, or the model failed to load
+    │   └── NotReady       starting, draining, an engine is being replaced, or the model failed to load
     ├── DeadlinePassed     the deadline passed while the request waited
     │   └── DeadlineUnreachable  it would have: refused before any work
     ├── EngineFailed       the engine raised on this image's batch
@@ -61,7 +61,7 @@ class MemoryFull(Overloaded):
 
 
 class NotReady(Refused):
-    """Starting, draining, or the model failed to load."""
+    """Starting, draining, its engine is being replaced, or the model failed to load."""
 
 
 class DeadlinePassed(VertebraError):

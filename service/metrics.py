@@ -17,6 +17,7 @@ Stage = Literal["decode", "queue", "infer", "postprocess"]
 ImageResult = Literal["ok", "bad_image", "engine_failed", "expired", "cancelled", "dropped"]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_INFO = ("version", "manifest_sha256", "embedding_space_id", "precision", "provider")
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -70,9 +71,10 @@ class Metrics:
         self._model_info = Gauge(
             "vertebra_model_info",
             "1 for each model that is served.",
-            ["model", "version", "manifest_sha256", "embedding_space_id", "precision", "provider"],
+            ["model", *_INFO],
             registry=registry,
         )
+        self._infos: dict[str, dict[str, str]] = {}
         self._model_ready = Gauge(
             "vertebra_model_ready", "1 while the model answers, else 0.", ["model"], registry=registry
         )
@@ -131,12 +133,19 @@ class Metrics:
 
     def model_loaded(self, model: str, info: dict[str, str], duration_s: float) -> None:
         """Describe a model that has been loaded: version, manifest_sha256, embedding_space_id, precision, provider."""
+        self._forget(model)
+        self._infos[model] = {name: info[name] for name in _INFO}
         self._model_info.labels(model=model, **info).set(1)
         self._load_duration.labels(model).set(duration_s)
 
     def engine_died(self, model: str, reason: str) -> None:
         """Count an engine that is given up: it hung, fails on everything, or its queue met a fault of ours."""
         self._engine_deaths.labels(model, reason).inc()
+        self._forget(model)
+
+    def _forget(self, model: str) -> None:
+        if info := self._infos.pop(model, None):
+            self._model_info.remove(model, *info.values())
 
     def watch_memory(self, image_bytes: Callable[[], int], image_pixels: Callable[[], int]) -> None:
         """Read what is held whenever the metrics are scraped."""

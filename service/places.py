@@ -14,13 +14,15 @@ _NEWEST = 0.1
 _HIGHEST = 2.0
 # How much of the slack the newest request makes up.
 _SLACK_NEWEST = 0.05
+# As late as one answer may count while answers have been in time.
+_LATEST_S = 0.1
 
 
 @dataclass
 class _Slack:
     """How much later answers come than expected: the mean and four mean deviations, as TCP reckons its timeout.
 
-    It holds what the estimate leaves out: batches that are waited for whole, decoding, busy neighbours.
+    It holds what the estimate leaves out: decoders and batches that are waited for, busy neighbours.
     """
 
     mean_s: float = 0.0
@@ -31,7 +33,8 @@ class _Slack:
         return self.mean_s + 4 * self.deviation_s
 
     def learn(self, late_s: float) -> None:
-        late_s = max(0.0, late_s)  # what was answered early, a broken image perhaps, says nothing of what comes late
+        # What comes early says nothing of what comes late; and one stall is no reason to refuse all that follows it.
+        late_s = min(max(0.0, late_s), max(_LATEST_S, _HIGHEST * self.seconds))
         self.deviation_s += _SLACK_NEWEST * (abs(late_s - self.mean_s) - self.deviation_s)
         self.mean_s += _SLACK_NEWEST * (late_s - self.mean_s)
 
@@ -62,7 +65,7 @@ class Places:
         return len(self._deadlines_s)
 
     @contextmanager
-    def hold(self, images: int, deadline_s: float, running_s: Iterable[float]) -> Iterator[None]:
+    def hold(self, images: int, deadline_s: float, running_s: Iterable[float]) -> Iterator[float]:
         """Hold places for all images of a request.
 
         Args:
@@ -71,7 +74,8 @@ class Places:
             running_s: The deadlines of the images that the engine has already.
 
         Yields:
-            Nothing; the places are given back when the block ends.
+            How long the engine is expected to take for them and for what goes before them, in seconds. The places are
+            given back when the block ends.
 
         Raises:
             BadRequest: There are not that many places.
@@ -80,19 +84,17 @@ class Places:
         """
         self._check_room(images)
         expected_s = self._check_deadline(images, deadline_s, running_s)
-        since_s = self._clock()
         for _ in range(images):
             bisect.insort(self._deadlines_s, deadline_s)
-        answered = False
         try:
-            yield
-            answered = True
+            yield expected_s
         finally:
             first = bisect.bisect_left(self._deadlines_s, deadline_s)
             del self._deadlines_s[first : first + images]
-            # A caller who went says nothing of how long it takes; one whose deadline passed says that it takes longer.
-            if answered or self._clock() >= deadline_s:
-                self._slack.learn(self._clock() - since_s - expected_s)
+
+    def answered(self, late_s: float) -> None:
+        """Learn from an image that was answered, so much later than was expected when it was admitted, in seconds."""
+        self._slack.learn(late_s)
 
     def learn(self, seconds_per_image: float) -> None:
         """Correct the estimate by a batch that was run."""

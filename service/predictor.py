@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import image
-from service.allowance import Allowances
+from service.allowance import Allowance
 from service.batcher import Batcher, Row
 from service.bundle import Bundle
 from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, VertebraError
@@ -80,6 +80,12 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class _Decoded:
+    pixels: NDArray[np.uint8]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Pass:
     row: Row
     decode_s: float
@@ -93,7 +99,7 @@ class Predictor:
         batcher: The model's queue.
         decoders: The threads that decode.
         limits: What is refused before it is decoded.
-        allowances: What all requests together may hold.
+        pixels: What all requests together may have decoded at once.
         metrics: Where stages and images are recorded.
         clock: Monotonic seconds; the same as the batcher's.
     """
@@ -105,7 +111,7 @@ class Predictor:
         *,
         decoders: Executor,
         limits: image.ImageLimits,
-        allowances: Allowances,
+        pixels: Allowance,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -113,7 +119,7 @@ class Predictor:
         self._batcher = batcher
         self._decoders = decoders
         self._limits = limits
-        self._allowances = allowances
+        self._pixels = pixels
         self._metrics = metrics
         self._clock = clock
 
@@ -129,14 +135,14 @@ class Predictor:
         Raises:
             BadRequest: No images, more than can ever be held, or a probability outside [0, 1].
             Overloaded: There is no room for all images now.
-            MemoryFull: There is none for their bytes or pixels.
+            MemoryFull: There is none for their pixels.
             DeadlinePassed: The deadline passed or cannot be met.
             NotReady: The model's queue is closed.
         """
         _check(question)
         started_s = self._clock()
-        with self._admitted(question):
-            passes = await _settled([self._pass(source, question.deadline_s) for source in question.images])
+        with self._admitted(question) as expected_s:
+            passes = await _settled([self._pass(source, question.deadline_s, expected_s) for source in question.images])
         answers: list[Answer | BadImage | EngineFailed] = []
         for result in passes:
             if isinstance(result, BadImage | EngineFailed):
@@ -148,40 +154,46 @@ class Predictor:
         return Analysis(tuple(answers), self._timing(passes, started_s))
 
     @contextmanager
-    def _admitted(self, question: Question) -> Iterator[None]:
+    def _admitted(self, question: Question) -> Iterator[float]:
         # The cheapest check comes first: most of what an overload brings is refused for want of places.
         with (
-            self._batcher.admit(len(question.images), question.deadline_s),
-            self._allowances.image_bytes.hold(sum(map(_bytes, question.images))),
-            self._allowances.image_pixels.hold(sum(map(self._pixels, question.images))),
+            self._batcher.admit(len(question.images), question.deadline_s) as expected_s,
+            self._pixels.hold(sum(map(self._weigh, question.images))),
         ):
-            yield
+            yield expected_s
 
-    def _pixels(self, source: Source) -> int:
+    def _weigh(self, source: Source) -> int:
         return 0 if isinstance(source, BadImage) else image.weigh(source, self.bundle.geometry, self._limits)
 
-    async def _pass(self, source: Source, deadline_s: float) -> _Pass:
+    async def _pass(self, source: Source, deadline_s: float, expected_s: float) -> _Pass:
         started_s = self._clock()
         image_format = _format(source)
+        # A decoder takes the image out. Whose caller goes before that leaves an empty hand in the decoders' queue.
+        hand = [source]
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, source, deadline_s)
+            decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, hand, deadline_s)
             decode_s = self._clock() - started_s
-            row = await self._batcher.submit(pixels, deadline_s)
+            row = await self._batcher.submit(decoded.pixels, deadline_s)
         except BaseException as error:
             self._metrics.image(self.bundle.name, image_format, _result_of(error, self._clock() >= deadline_s))
             raise
+        finally:
+            hand.clear()
+        # How long an image takes to decode is its own matter, how long it waits for a decoder is everybody's.
+        self._batcher.places.answered(self._clock() - started_s - decoded.seconds - expected_s)
         self._metrics.image(self.bundle.name, image_format, "ok")
         stages: tuple[tuple[Stage, float], ...] = (("decode", decode_s), ("queue", row.queue_s), ("infer", row.infer_s))
         for stage, duration_s in stages:
             self._metrics.stage(self.bundle.name, stage, duration_s)
         return _Pass(row, decode_s)
 
-    def _decode(self, source: Source, deadline_s: float) -> NDArray[np.uint8]:
+    def _decode(self, hand: list[Source], deadline_s: float) -> _Decoded:
+        source, started_s = hand.pop(), self._clock()
         if isinstance(source, BadImage):
             raise source
-        if self._clock() > deadline_s:
+        if started_s > deadline_s:
             raise DeadlinePassed("Expected a decoder within the deadline. Received: it passed while all were busy.")
-        return image.read(source, self.bundle.geometry, self._limits)
+        return _Decoded(image.read(source, self.bundle.geometry, self._limits), self._clock() - started_s)
 
     def _answer(self, row: Row, question: Question) -> Answer | EngineFailed:
         started_s = self._clock()
@@ -229,16 +241,6 @@ def _labels(logits: NDArray[np.float32], names: Sequence[str], question: Questio
         for index in order
         if probabilities[index] >= question.min_probability
     )
-
-
-def _bytes(source: Source) -> int:
-    match source:
-        case bytes():
-            return len(source)
-        case np.ndarray():
-            return source.nbytes
-        case _:
-            return 0
 
 
 def _format(source: Source) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service import bundle as bundles
 from service import memory, proof
-from service.allowance import Allowance, Allowances
+from service.allowance import Allowance
 from service.batcher import Batcher, Death, Way
 from service.bundle import Bundle, Precision
 from service.device import Device
@@ -31,9 +31,12 @@ _LOADING_RETRY_S = 0.5
 # memory about three times, as a file, parsed and optimised.
 _LOADING_BYTES = 2**30
 _LOADERS = 4
-# To warm up and prove; TensorRT compiles for minutes.
+# To warm up and prove for the first time; TensorRT compiles for minutes. All other models wait for it, so to do so once
+# more may take so many times as long, and so many seconds at least.
 _WARM_UP_S = 900.0
-# A new engine is tried at once, then after 1, 2, 4 s and so on up to a minute.
+_ONCE_MORE, _ONCE_MORE_S = 10, 10.0
+# A new engine is tried at once, then after 1, 2, 4 s and so on up to a minute, also where one that started well dies
+# again within a minute.
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 # So many hung runs hold on to their engines and threads; a fresh process is the only cure.
@@ -49,8 +52,6 @@ class ServingOptions:
         max_batch: The largest batch that is tried. Batch sizes are the powers of two up to it.
         queue_limit: How many images of a model may be admitted and not yet answered.
         image_limits: What is refused before it is decoded.
-        max_inflight_bytes: How many bytes of images may be held at once.
-        max_inflight_pixels: How many pixels may be admitted to be decoded at once.
         provider: What runs the graphs.
     """
 
@@ -58,8 +59,6 @@ class ServingOptions:
     max_batch: int
     queue_limit: int
     image_limits: ImageLimits
-    max_inflight_bytes: int = 256 * 2**20
-    max_inflight_pixels: int = 200_000_000
     provider: Provider = CPU
 
     @property
@@ -86,9 +85,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Failed:
-    """A model that could not be loaded, and why."""
+    """A model that could not be loaded, why, and in how many seconds that is tried again, if it is."""
 
     error: str
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,11 @@ class Model:
         match self.state:
             case Loading():
                 raise NotReady(f"Expected {self.name!r} to be ready. Received: it is being loaded.", _LOADING_RETRY_S)
-            case Failed():
-                raise NotReady(f"Expected {self.name!r} to be ready. Received: it failed to load; ListModels says why.")
+            case Failed(_, retry_after_s):
+                raise NotReady(
+                    f"Expected {self.name!r} to be ready. Received: it failed to load; ListModels says why.",
+                    retry_after_s,
+                )
             case Ready() as ready:
                 space = ready.bundle.embedding.embedding_space_id
                 if expected_embedding_space_id not in ("", space):
@@ -158,6 +161,7 @@ class Repository:
         metrics: Where loads and batches are recorded.
         on_change: Told of each model and its state, at first and whenever that changes.
         on_hopeless: Told when only a new process can help: runs hang again and again.
+        pixels: What all models together may have decoded at once.
     """
 
     def __init__(
@@ -166,7 +170,9 @@ class Repository:
         options: ServingOptions,
         metrics: Metrics,
         on_change: Callable[[Model], None],
-        on_hopeless: Callable[[], None] = lambda: None,
+        *,
+        on_hopeless: Callable[[], None],
+        pixels: Allowance,
     ) -> None:
         self._options = options
         self._metrics = metrics
@@ -179,10 +185,10 @@ class Repository:
         self._loaders = ThreadPoolExecutor(min(options.threads, _LOADERS), thread_name_prefix="loader")
         self._loading = Permits(_LOADING_BYTES)
         self._reviving: set[asyncio.Task[None]] = set()
-        self._allowances = Allowances(
-            Allowance("bytes", options.max_inflight_bytes), Allowance("pixels", options.max_inflight_pixels)
-        )
-        metrics.watch_memory(lambda: self._allowances.image_bytes.held, lambda: self._allowances.image_pixels.held)
+        self._pixels = pixels
+        self._allowed_s = dict.fromkeys(self._paths, _WARM_UP_S)
+        self._pause_s = dict.fromkeys(self._paths, 0.0)
+        self._loaded_s: dict[str, float] = {}
 
     @property
     def models(self) -> list[Model]:
@@ -245,7 +251,8 @@ class Repository:
             logger.exception("model failed to load", extra={"model": name, "version": version})
             self._set(Model(name, version, Failed(f"Expected the bundle to load. Received: {type(error).__name__}.")))
             return
-        duration_s = time.monotonic() - started_s
+        self._loaded_s[name] = time.monotonic()
+        duration_s = self._loaded_s[name] - started_s
         self._metrics.model_loaded(name, _info(ready), duration_s)
         self._set(Model(name, version, ready))
         logger.info(
@@ -269,7 +276,9 @@ class Repository:
             loaded = await loop.run_in_executor(self._loaders, _read, name, path, self._options)
             # Only what runs the engine needs the device; beside other runs the warm-up would learn the wrong figures.
             async with self._device.whole():
-                ways = await self._device.run(partial(_warm_up, loaded, self._options), _WARM_UP_S)
+                started_s = time.monotonic()
+                ways = await self._device.run(partial(_warm_up, loaded, self._options), self._allowed_s[name])
+                self._allowed_s[name] = max(_ONCE_MORE_S, _ONCE_MORE * (time.monotonic() - started_s))
         finally:
             self._loading.release(size_bytes)
             memory.give_back()
@@ -280,22 +289,26 @@ class Repository:
         logger.error("engine given up", extra={"model": name, "version": version, "reason": why})
         self._metrics.engine_died(name, why)
         self._set(Model(name, version, Loading()))
-        task = asyncio.create_task(self._revive(name))
+        if time.monotonic() - self._loaded_s[name] > _LONGEST_PAUSE_S:
+            self._pause_s[name] = 0.0
+        task = asyncio.create_task(self._revive(name, version))
         self._reviving.add(task)
         task.add_done_callback(self._reviving.discard)
 
-    async def _revive(self, name: str) -> None:
-        pause_s = 0.0
+    async def _revive(self, name: str, version: int) -> None:
         while self._device.stuck <= _MOST_STUCK:
+            pause_s = self._pause_s[name]
+            self._pause_s[name] = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
             await asyncio.sleep(pause_s)
-            self._set(Model(name, self._models[name].version, Loading()))
             await self._load_one(name)
-            if isinstance(self._models[name].state, Ready):
-                return
-            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
+            match self._models[name].state:
+                case Ready():
+                    return
+                case Failed(error):
+                    self._set(Model(name, version, Failed(error, self._pause_s[name])))
         error = f"Expected runs that end. Received: {self._device.stuck} that hang; only a new process can help."
         logger.critical("engines hang", extra={"model": name, "error": error})
-        self._set(Model(name, self._models[name].version, Failed(error)))
+        self._set(Model(name, version, Failed(error)))
         self._on_hopeless()
 
     def _start(self, loaded: _Loaded, ways: list[Way]) -> Ready:
@@ -314,7 +327,7 @@ class Repository:
             batcher,
             decoders=self._decoders,
             limits=self._options.image_limits,
-            allowances=self._allowances,
+            pixels=self._pixels,
             metrics=self._metrics,
         )
         return Ready(loaded.bundle, predictor, batcher, loaded.narrow.provider, loaded.narrow.nodes)

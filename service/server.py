@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service import cpu, providers
+from service.allowance import Allowance
 from service.config import Config
 from service.errors import VertebraError
 from service.image import ImageLimits
@@ -70,13 +71,23 @@ async def serve(config: Config) -> None:
     metrics = Metrics(registry)
     health = HealthServicer()
     readiness = _Readiness(health)
+    image_bytes = Allowance("bytes", config.max_inflight_bytes)
+    image_pixels = Allowance("pixels", config.max_inflight_pixels)
+    metrics.watch_memory(lambda: image_bytes.held, lambda: image_pixels.held)
     repository = Repository(
-        config.repository, _options(config), metrics, readiness.on_change, partial(health.set, LIVENESS, False)
+        config.repository,
+        _options(config),
+        metrics,
+        readiness.on_change,
+        on_hopeless=partial(health.set, LIVENESS, False),
+        pixels=image_pixels,
     )
     endpoint = _start_metrics(config.metrics_address, registry)
     try:
         draining = asyncio.Event()
-        server, address = _build(config, metrics, repository, health, draining)
+        limits = RequestLimits(config.max_images, config.max_request_bytes, config.default_deadline_s)
+        vision = VisionServicer(repository, limits, image_bytes, draining)
+        server, address = _build(config, metrics, vision, health)
         await server.start()
         logger.info("listening", extra={"address": address, "metrics_address": _address_of(endpoint.server)})
         loading = asyncio.create_task(_load(repository, readiness))
@@ -146,9 +157,7 @@ async def _load(repository: Repository, readiness: _Readiness) -> None:
         logger.error("no model could be loaded; staying up so that health and ListModels can say so")
 
 
-def _build(
-    config: Config, metrics: Metrics, repository: Repository, health: HealthServicer, draining: asyncio.Event
-) -> tuple[aio.Server, str]:
+def _build(config: Config, metrics: Metrics, vision: VisionServicer, health: HealthServicer) -> tuple[aio.Server, str]:
     server = aio.server(
         interceptors=[CallInterceptor(metrics)],
         options=[
@@ -157,8 +166,7 @@ def _build(
             ("grpc.max_send_message_length", -1),
         ],
     )
-    limits = RequestLimits(config.max_images, config.max_request_bytes, config.default_deadline_s)
-    vision_pb2_grpc.add_VisionServicer_to_server(VisionServicer(repository, limits, draining), server)
+    vision_pb2_grpc.add_VisionServicer_to_server(vision, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection([_VISION, _HEALTH, reflection.SERVICE_NAME], server)
     host, _ = _host_and_port(config.address)
@@ -220,8 +228,6 @@ def _options(config: Config) -> ServingOptions:
         max_batch=config.max_batch,
         queue_limit=config.queue_limit,
         image_limits=ImageLimits(config.max_image_bytes, config.max_image_pixels),
-        max_inflight_bytes=config.max_inflight_bytes,
-        max_inflight_pixels=config.max_inflight_pixels,
         provider=providers.find(config.provider),
     )
 

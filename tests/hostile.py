@@ -167,7 +167,7 @@ def _pngs() -> Iterator[Hostile]:
         ("profiles", chunk(b"iCCP", b"a\0\0" + bomb)),
         ("nameless-texts", chunk(b"zTXt", b"\0\0" + bomb)),
     ):
-        yield Hostile(f"{what}.png", png(64, 48, 8, 2, rows, more=many * 5000), "read")
+        yield Hostile(f"{what}.png", png(64, 48, 8, 2, rows, more=many * 2000), "read")
     yield Hostile("chunks.png", png(64, 48, 8, 2, rows, more=chunk(b"teST", b"") * 1_300_000), "refused")
     yield Hostile("empty-data.png", png(64, 48, 8, 2, rows, more=chunk(b"IDAT", b"") * 1_300_000), "refused")
     yield Hostile("more-data.png", png(64, 48, 8, 2, bytes(100 * MEBIBYTE)), "read")
@@ -188,7 +188,7 @@ def _gifs() -> Iterator[Hostile]:
     long = (b"!\xfe" + b"\x01a" * 5000 + b"\0") * 1000
     yield Hostile("long-extensions.gif", frame[:start] + long + frame[start:], "refused")
     yield Hostile("extensions.gif", frame[:start] + b"!\xfe\0" * (5 * MEBIBYTE) + frame[start:], "refused")
-    yield Hostile("controls.gif", frame[:start] + b"!\xf9\x04\x01\0\0\0\0" * 3000 + frame[start:], "read")
+    yield Hostile("controls.gif", frame[:start] + b"!\xf9\x04\x01\0\0\0\0" * 1000 + frame[start:], "read")
     yield Hostile("endless.gif", frame[:-1] + frame[start:-1] * 4000 + frame[start:-1], "read")
     yield Hostile("endless-loop.gif", encoded(photograph((64, 48)), "GIF", save_all=True, loop=0), "read")
     yield Hostile("no-frame.gif", frame[:start] + b";", "refused")

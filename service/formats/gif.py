@@ -8,7 +8,7 @@ import struct
 from service.formats.outline import Outline
 
 # A profile of 64 KiB is 256 blocks, and a description of 64 KiB, whose text counts as its blocks, about a thousand.
-_MAX_BLOCKS = 10_000
+_MAX_BLOCKS = 2_500
 _EXTENSION, _FRAME, _CONTROL = 0x21, 0x2C, 0xF9
 
 

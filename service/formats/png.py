@@ -10,7 +10,7 @@ from service.formats import directory
 from service.formats.outline import Outline
 
 # Encoders write chunks of 8 KiB and more: 16 MiB are 2,000 of them.
-_MAX_CHUNKS = 10_000
+_MAX_CHUNKS = 2_500
 _KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
 _START = 8
 

@@ -9,7 +9,7 @@ from service.formats import directory
 from service.formats.outline import Outline
 
 # Before the orientation come at most the frames of an animation.
-_MAX_CHUNKS = 10_000
+_MAX_CHUNKS = 2_500
 
 
 def outline(data: bytes) -> Outline:

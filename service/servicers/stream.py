@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+from service.allowance import Allowance
 from service.errors import NotReady
 
 RequestT = TypeVar("RequestT")
@@ -13,10 +15,19 @@ ResponseT = TypeVar("ResponseT")
 _RECONNECT_S = 0.5
 
 
+@dataclass(frozen=True)
+class Memory(Generic[RequestT]):
+    """What messages are held in, and how large each is."""
+
+    allowance: Allowance
+    size_bytes: Callable[[RequestT], int]
+
+
 async def flow(
     requests: AsyncIterator[RequestT],
     answer: Callable[[RequestT], Awaitable[ResponseT]],
     window: Callable[[RequestT], int],
+    memory: Memory[RequestT],
     draining: asyncio.Event,
 ) -> AsyncGenerator[ResponseT, None]:
     """Answer each message of a stream in a task of its own.
@@ -28,6 +39,7 @@ async def flow(
         requests: The messages.
         answer: Answers one of them; what it raises ends the stream.
         window: How many messages may be read and not yet answered, at least 1; asked with the first one.
+        memory: Where a message's bytes are held until its answer has been taken; the next one is read when they are.
         draining: Set when no more messages shall be read.
 
     Yields:
@@ -38,7 +50,7 @@ async def flow(
     """
     room = asyncio.Semaphore(1)
     ready: asyncio.Queue[asyncio.Future[ResponseT] | None] = asyncio.Queue()
-    answering: set[asyncio.Future[ResponseT]] = set()
+    answering: dict[asyncio.Future[ResponseT], int] = {}  # and the bytes that are held for it
 
     async def read() -> None:
         first = True
@@ -48,8 +60,9 @@ async def flow(
                 first = False
                 for _ in range(window(request) - 1):
                     room.release()
+            taken = await memory.allowance.take(memory.size_bytes(request))
             task = asyncio.ensure_future(answer(request))
-            answering.add(task)
+            answering[task] = taken
             task.add_done_callback(ready.put_nowait)
             # Before the next message is read, not after: what is read is held in memory.
             await room.acquire()
@@ -61,8 +74,10 @@ async def flow(
     try:
         while answering or not reading.done():
             if task := await ready.get():
-                answering.remove(task)
-                yield task.result()
+                try:
+                    yield task.result()
+                finally:
+                    memory.allowance.give_back(answering.pop(task))
                 room.release()
         if reading.cancelled():
             raise NotReady("Expected a server that is serving. Received: it is draining.", _RECONNECT_S)
@@ -72,3 +87,5 @@ async def flow(
         for each in left:
             each.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        for taken in answering.values():
+            memory.allowance.give_back(taken)

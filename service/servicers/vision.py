@@ -13,12 +13,21 @@ from google.protobuf.message import Message
 from grpc import aio
 from numpy.typing import NDArray
 
-from service import cpu, status
+from service import status
+from service.allowance import Allowance
 from service.call import current_call
-from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, Refused, VertebraError
+from service.errors import (
+    BadImage,
+    BadRequest,
+    DeadlinePassed,
+    DeadlineUnreachable,
+    EngineFailed,
+    Refused,
+    VertebraError,
+)
 from service.predictor import Analysis, Answer, Label, Question, Source, Timing
 from service.repository import Failed, Model, Ready, Repository
-from service.servicers.stream import flow
+from service.servicers.stream import Memory, flow
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
@@ -54,6 +63,7 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
     Args:
         repository: The models.
         limits: What is refused before anything is looked at.
+        memory: What all messages together may hold, in bytes.
         draining: Set when streams shall come to an end.
         clock: Monotonic seconds; the same as the batchers'.
     """
@@ -62,11 +72,13 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
         self,
         repository: Repository,
         limits: RequestLimits,
+        memory: Allowance,
         draining: asyncio.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._repository = repository
         self._limits = limits
+        self._memory = memory
         self._draining = draining
         self._clock = clock
 
@@ -98,7 +110,8 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
     ) -> AsyncGenerator[vision_pb2.EmbedStreamResponse, None]:
         """See vision.proto."""
         stream = _EmbedStream(self._repository, self._limits, context, self._clock)
-        responses = flow(request_iterator, stream.answer, stream.begin, self._draining)
+        memory = Memory[vision_pb2.EmbedStreamRequest](self._memory, lambda request: request.ByteSize())
+        responses = flow(request_iterator, stream.answer, stream.begin, memory, self._draining)
         async with aclosing(responses):
             async for response in responses:
                 # Here and not where it is made: only now is it known which one goes out first.
@@ -153,21 +166,23 @@ class VisionServicer(vision_pb2_grpc.VisionServicer):
         top_k: int,
     ) -> tuple[Ready, Analysis]:
         deadline_s = self._clock() + self._time_left_s(context)
-        self._check_size(request, len(request.images))
+        size_bytes = self._checked_size(request, len(request.images))
         ready = _ready(self._repository, request.model)
-        min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
-        question = Question([_source(image) for image in request.images], deadline_s, top_k, min_probability)
-        return ready, await _analysis(ready, question, self._clock)
+        with self._memory.hold(size_bytes):
+            min_probability = 0.0 if isinstance(request, vision_pb2.EmbedRequest) else request.min_probability
+            question = Question([_source(image) for image in request.images], deadline_s, top_k, min_probability)
+            return ready, await _analysis(ready, question, self._clock)
 
     def _time_left_s(self, context: Context) -> float:
         left_s = context.time_remaining()
         return self._limits.default_deadline_s if left_s is None else left_s
 
-    def _check_size(self, request: Message, images: int) -> None:
+    def _checked_size(self, request: Message, images: int) -> int:
         if images > self._limits.max_images:
             raise BadRequest(f"Expected at most {self._limits.max_images} images in a request. Received: {images}.")
         if (size_bytes := request.ByteSize()) > self._limits.max_bytes:
             raise BadRequest(f"Expected at most {self._limits.max_bytes} bytes in a request. Received: {size_bytes}.")
+        return size_bytes
 
 
 class _EmbedStream:
@@ -194,8 +209,7 @@ class _EmbedStream:
     def begin(self, first: vision_pb2.EmbedStreamRequest) -> int:
         """Find the model, and say how many images of this stream may be in flight.
 
-        Enough for a batch in each core, another one that waits for it, and an image in each decoder; at most half of
-        the queue, so that other callers find room as well.
+        Enough to keep every lane busy, and at most half of the places, so that other callers find some as well.
         """
         ready = _ready(self._repository, first.model)
         self._asked = first.model
@@ -206,8 +220,7 @@ class _EmbedStream:
             version=self._introduction.version,
             expected_embedding_space_id=self._introduction.embedding_space_id,
         )
-        useful = cpu.usable() * (2 * ready.batcher.max_batch + 1)
-        return max(1, min(useful, ready.batcher.places.limit // 2))
+        return max(1, min(ready.batcher.useful, ready.batcher.places.limit // 2))
 
     def introduced(self, response: vision_pb2.EmbedStreamResponse) -> vision_pb2.EmbedStreamResponse:
         """The response, with the model in it where it is the first one."""
@@ -245,14 +258,16 @@ class _EmbedStream:
             try:
                 ready = _ready(self._repository, self._pinned)
                 return (await _analysis(ready, Question([source], deadline_s), self._clock)).answers[0]
-            except DeadlinePassed as error:
-                return error
-            except Refused as refusal:
+            except (Refused, DeadlineUnreachable) as refusal:
+                if refusal.retry_after_s is None and isinstance(refusal, DeadlinePassed):
+                    return refusal
                 if refusal.retry_after_s is None:
                     raise
                 wait_s = max(_SHORTEST_WAIT_S, refusal.retry_after_s)
                 if self._clock() + wait_s >= deadline_s:
                     return DeadlinePassed(f"Expected an answer within the deadline. Received: none yet. {refusal}")
+            except DeadlinePassed as error:
+                return error
             await asyncio.sleep(wait_s)
 
     def _deadline_s(self) -> float:

@@ -274,9 +274,8 @@ def test_sigterm_at_full_load_fails_no_request_that_was_accepted(
         for each in asking:
             each.result()
     service.wait_for("stopped")
-    refused = {line["request_id"] for line in service.log if line["message"] == "call refused"}
-    accepted = {line["request_id"] for line in service.log if line["message"] == "call"} - refused
-    assert accepted == crowd.answered
+    # The queue has room for all of them: whatever the service has seen it has accepted.
+    assert {line["request_id"] for line in service.log if line["message"] == "call"} == crowd.answered
     # Of a request that arrives in the very moment gRPC says CANCELLED itself; the service never sees it.
     ends = {error.code() for error in crowd.ends.values()}
     assert ends <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

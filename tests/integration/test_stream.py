@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,11 +230,15 @@ def test_an_image_in_the_engine_at_drain_is_answered(tmp_path: Path, start_servi
     assert service.process.wait(timeout=15) == 0
 
 
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 def test_a_client_goes_on_where_a_server_is_started_again(
     repository: Path, start_service: Callable[..., Service]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     first = start_service(repository, "--address", address)
     first.wait_for("serving")
     with Client(address, deadline_s=60) as client:
@@ -248,3 +253,30 @@ def test_a_client_goes_on_where_a_server_is_started_again(
         if isinstance(each, StreamedEmbedding)
     ]
     assert reds == list(range(2000))
+
+
+def test_a_client_whose_next_image_is_late_goes_on_where_a_server_is_started_again(
+    repository: Path, start_service: Callable[..., Service]
+) -> None:
+    address = free_address()
+    first = start_service(repository, "--address", address)
+    first.wait_for("serving")
+    started_again = threading.Event()
+
+    def images() -> Iterator[bytes]:
+        yield shade(1)
+        assert started_again.wait(timeout=60)
+        yield shade(2)
+
+    def start_again() -> None:
+        assert first.stop() == 0
+        start_service(repository, "--address", address).wait_for("serving")
+        started_again.set()
+
+    with Client(address, deadline_s=60) as client, ThreadPoolExecutor(1) as operator:
+        results = client.embed_stream(images())
+        assert isinstance(next(results), StreamedEmbedding)
+        restart = operator.submit(start_again)
+        # Asked for while nothing is on its way, so that the end of the first server is heard.
+        assert isinstance(next(results), StreamedEmbedding)
+        restart.result()

@@ -1,15 +1,17 @@
 """The use case, with a real bundle and engine: images in, answers and errors out, one an image."""
 
-import io
+import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from service.allowance import Allowance, Allowances
+from service.allowance import Allowance
 from service.batcher import Batcher, Way
 from service.bundle import Bundle
 from service.device import Device
@@ -43,13 +45,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def allowances() -> Allowances:
-    return Allowances(Allowance("bytes", 100_000), Allowance("pixels", 10_000))
+def allowance() -> Allowance:
+    return Allowance("pixels", 10_000)
 
 
 @pytest.fixture
 async def predictor(
-    bundle: Bundle, engine: Engine, registry: CollectorRegistry, clock: Clock, allowances: Allowances
+    bundle: Bundle, engine: Engine, registry: CollectorRegistry, clock: Clock, allowance: Allowance
 ) -> AsyncIterator[Predictor]:
     device = Device(1)
     batcher = Batcher(device, Way(engine.run, {1: 0.001, 2: 0.001}), limit=40, clock=clock)
@@ -60,7 +62,7 @@ async def predictor(
             batcher,
             decoders=decoders,
             limits=ImageLimits(),
-            allowances=allowances,
+            pixels=allowance,
             metrics=Metrics(registry),
             clock=clock,
         )
@@ -125,32 +127,43 @@ async def test_every_stage_is_timed(predictor: Predictor, registry: CollectorReg
         assert registry.get_sample_value("vertebra_stage_duration_seconds_count", labels) == 2
 
 
-async def test_bytes_are_admitted_for_all_images_or_none(predictor: Predictor, allowances: Allowances) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "BMP")
-    large = buffer.getvalue()  # 12,342 bytes
-    with allowances.image_bytes.hold(80_000):
-        with pytest.raises(MemoryFull, match=r"Expected room for 24684 bytes. Received: 80000 of 100000 are held\."):
-            await predictor.analyze(Question([large, large], NEVER_S))
-        assert allowances.image_bytes.held == 80_000
-        assert isinstance((await predictor.analyze(Question([large], NEVER_S))).answers[0], Answer)
-    with pytest.raises(BadRequest, match=r"Expected at most 100000 bytes in a request. Received: 111078\."):
-        await predictor.analyze(Question([large] * 9, NEVER_S))
-    assert allowances.image_bytes.held == 0
-
-
-async def test_pixels_are_admitted_for_all_images_or_none(predictor: Predictor, allowances: Allowances) -> None:
+async def test_pixels_are_admitted_for_all_images_or_none(predictor: Predictor, allowance: Allowance) -> None:
     small = encode(RED, size=(60, 50))  # 3,000 pixels in a few bytes
-    with allowances.image_pixels.hold(5_000):
+    with allowance.hold(5_000):
         with pytest.raises(MemoryFull, match=r"Expected room for 6000 pixels. Received: 5000 of 10000 are held\."):
             await predictor.analyze(Question([small, small], NEVER_S))
         assert isinstance((await predictor.analyze(Question([small], NEVER_S))).answers[0], Answer)
     with pytest.raises(BadRequest, match=r"Expected at most 10000 pixels in a request. Received: 12000\."):
         await predictor.analyze(Question([small] * 4, NEVER_S))
-    assert (allowances.image_pixels.held, allowances.image_bytes.held) == (0, 0)
+    assert allowance.held == 0
 
 
 async def test_pixels_that_come_decoded_count_as_such(predictor: Predictor) -> None:
     with pytest.raises(BadRequest, match=r"Expected at most 10000 pixels in a request. Received: 10100\."):
         await predictor.analyze(Question([np.zeros((101, 100, 3), np.uint8)], NEVER_S))
+
+
+async def test_callers_who_go_leave_nothing_in_the_decoders_queue(
+    bundle: Bundle, engine: Engine, registry: CollectorRegistry, allowance: Allowance
+) -> None:
+    device, gate = Device(1), threading.Event()
+    batcher = Batcher(device, Way(engine.run, {1: 0.001}), limit=40)
+    batcher.start()
+    with ThreadPoolExecutor(1) as decoders:
+        decoders.submit(gate.wait, 60)
+        predictor = Predictor(
+            bundle, batcher, decoders=decoders, limits=ImageLimits(), pixels=allowance, metrics=Metrics(registry)
+        )
+        images = [np.zeros((20, 20, 3), np.uint8) for _ in range(5)]
+        left = [weakref.ref(image) for image in images]
+        asked = [asyncio.ensure_future(predictor.analyze(Question([image], NEVER_S))) for image in images]
+        await asyncio.sleep(0)
+        for task in asked:
+            task.cancel()
+        await asyncio.wait(asked)
+        del images, asked, task
+        gc.collect()
+        assert [image() for image in left] == [None] * 5
+        gate.set()
+    await batcher.close()
+    device.close()

@@ -56,9 +56,9 @@ class AsyncStream:
                 return None
             if self._ended:
                 await asyncio.sleep(self._ledger.wait_s(self._error))
-                await self._begin()
+                await self._leave_call()
             elif self._call is None and self._ledger.has_unsent:
-                await self._begin()
+                self._begin()
             else:
                 await self._wait()
         self._tell()  # there is room for another one
@@ -75,10 +75,13 @@ class AsyncStream:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _begin(self) -> None:
+    async def _leave_call(self) -> None:
         await self._end()
-        self._ledger.begin()
+        self._ledger.begin_again()
         self._ended, self._error, self._status = False, None, None
+        self._call, self._tasks = None, []
+
+    def _begin(self) -> None:
         self._call = self._start()
         self._call.add_done_callback(self._keep_status)
         self._tasks = [asyncio.create_task(self._send(self._call)), asyncio.create_task(self._receive(self._call))]
@@ -91,7 +94,7 @@ class AsyncStream:
         await asyncio.gather(*self._tasks, *others, return_exceptions=True)
 
     async def _take(self) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             images = aiter(self._images)
             while True:
@@ -101,10 +104,13 @@ class AsyncStream:
                 self._tell()
         except StopAsyncIteration:
             pass
-        except Exception as error:
+        except BaseException as error:
             failure = error
-        self._ledger.end(failure)
-        self._tell()
+            if is_cancelled():
+                raise
+        finally:
+            self._ledger.end(failure)
+            self._tell()
 
     async def _send(self, call: Call) -> None:
         while True:
@@ -151,6 +157,12 @@ class AsyncStream:
         error = errors.from_grpc(status)
         error.__cause__ = status
         return error
+
+
+def is_cancelled() -> bool:
+    """Whether it is this task that is cancelled: who awaits another one that is gets the same error."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:

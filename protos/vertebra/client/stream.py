@@ -41,7 +41,7 @@ class Ledger:
         self, selector: vision_pb2.ModelSelector, deadline_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.complete = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._selector = selector
         self._deadline_s = deadline_s
         self._clock = clock
@@ -85,13 +85,13 @@ class Ledger:
         self._unsent.append(self._taken)
         self._taken += 1
 
-    def end(self, failure: Exception | None = None) -> None:
+    def end(self, failure: BaseException | None = None) -> None:
         """No more images will be taken, perhaps because of an error, which is raised after all answers."""
         self.complete = True
         self._failure = failure
 
-    def begin(self) -> None:
-        """Begin a call: what was sent and not answered is sent again, and the embedding space is kept to."""
+    def begin_again(self) -> None:
+        """Get ready for another call: what was not answered is sent again, and the embedding space is kept to."""
         self._unsent = deque(sorted(self._sources))
         if self._model is not None:
             self._selector.expected_embedding_space_id = self._model.embedding_space_id
@@ -181,7 +181,9 @@ class Ledger:
             return self._single_out(error)
         # Who was told to come again finds nobody for a while: the server is being started anew.
         self._told_s = self._told_s if error.retry_after_s is None else error.retry_after_s
-        wait_s = retry.wait_s(error.code, self._told_s, self.left_s() or 0.0)
+        left_s = self.left_s()
+        # Where nothing is due the next image will have the whole deadline.
+        wait_s = retry.wait_s(error.code, self._told_s, self._deadline_s if left_s is None else left_s)
         if wait_s is None:
             raise error
         return wait_s
@@ -199,4 +201,6 @@ class Ledger:
 
     def _settle(self, tag: int, result: Result | Exception) -> None:
         del self._sources[tag]
+        if tag in self._unsent:
+            self._unsent.remove(tag)
         self._settled[tag] = result

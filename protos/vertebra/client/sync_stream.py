@@ -59,7 +59,7 @@ class SyncStream:
                 if self._ended:
                     # The lock is open while this waits.
                     self._changed.wait_for(lambda: False, self._ledger.wait_s(self._error))
-                    self._begin()
+                    self._leave_call()
                 elif self._call is None and self._ledger.has_unsent:
                     self._begin()
                 elif not self._changed.wait(self._ledger.left_s()):
@@ -67,15 +67,18 @@ class SyncStream:
             self._changed.notify_all()  # there is room for another one
             return result
 
-    def _begin(self) -> None:
-        self._ledger.begin()
+    def _leave_call(self) -> None:
+        self._ledger.begin_again()
         self._ended, self._error = False, None
         self._calls += 1
+        self._call = None
+
+    def _begin(self) -> None:
         self._call = self._start(self._requests(self._calls))
         Thread(target=self._receive, args=(self._call,), name="answers", daemon=True).start()
 
     def _take(self) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             images = iter(self._images)
             while self._has_room():
@@ -85,7 +88,7 @@ class SyncStream:
                     self._changed.notify_all()
         except StopIteration:
             pass
-        except Exception as error:
+        except BaseException as error:  # even SystemExit: it would end this thread alone, and the caller would wait on
             failure = error
         with self._changed:
             self._ledger.end(failure)

@@ -31,6 +31,7 @@ class FakeVision(vision_pb2_grpc.VisionServicer):
         self.code = grpc.StatusCode.OK
         self.pushback: str | None = None
         self.answers_left: int | None = None  # how many a stream gives before it is refused, and those after it
+        self.leaves_unasked = False  # a stream that has given its answers is refused at once, not with the next image
         self.stops_short = False  # a stream ends well after its first answer, whatever else was asked
         self.half_closed = 0
 
@@ -108,6 +109,8 @@ class FakeVision(vision_pb2_grpc.VisionServicer):
                 return
             if self.answers_left:
                 self.answers_left -= 1
+            if self.leaves_unasked and self.answers_left == 0:
+                self.leave_now(context)
         yield from late
         self.half_closed += 1
 

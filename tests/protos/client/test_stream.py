@@ -16,8 +16,10 @@ from google.protobuf.message import Message
 from tests.protos.client.conftest import FakeVision
 from vertebra import client as vertebra
 from vertebra.client import AsyncClient, Client, ImageError, ServedModel, StreamedEmbedding
+from vertebra.client.aio_stream import AsyncStream
 from vertebra.client.messages import ImageSource
 from vertebra.client.stream import LOOK_AHEAD, Ledger
+from vertebra.client.sync_stream import SyncStream
 from vertebra.v1 import vision_pb2
 
 Refuse = Callable[[int, grpc.StatusCode, str | None], None]
@@ -160,6 +162,78 @@ def test_what_a_server_told_before_an_answer_is_forgotten(embed: Embed, refuse: 
         embed([b"jpeg"] * 3)
 
 
+def recorded(method: Callable[..., Any], name: str, steps: list[str]) -> Callable[..., Any]:
+    """The method, whose calls are entered in the steps when they return or raise."""
+
+    def record(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        finally:
+            steps.append(name)
+
+    return record
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a stream has done: begun a "call", been "refused", had a look at its "patience" before it waits."""
+    steps: list[str] = []
+    for owner, method, name in (
+        (Ledger, "wait_s", "refused"),
+        (Ledger, "left_s", "patience"),
+        (SyncStream, "_begin", "call"),
+        (AsyncStream, "_begin", "call"),
+    ):
+        monkeypatch.setattr(owner, method, recorded(getattr(owner, method), name, steps))
+    return steps
+
+
+def waits_again(steps: Sequence[str]) -> bool:
+    return "refused" in steps and "patience" in steps[steps.index("refused") :]
+
+
+def check_that_it_called_anew_for_the_second_image(steps: Sequence[str]) -> None:
+    assert [step for step in steps if step != "patience"] == ["call", "refused", "image", "call"]
+
+
+def test_a_server_that_leaves_while_no_image_is_out_is_called_with_the_next_one(
+    address: str, vision: FakeVision, steps: list[str]
+) -> None:
+    vision.leave(1, UNAVAILABLE, "20")
+    vision.leaves_unasked = True
+
+    def images() -> Iterator[bytes]:
+        yield b"jpeg"
+        deadline_s = time.monotonic() + 30
+        while not waits_again(steps) and time.monotonic() < deadline_s:
+            pass
+        steps.append("image")
+        yield b"jpeg"
+
+    with Client(address) as client:
+        assert len(list(client.embed_stream(images()))) == 2
+    check_that_it_called_anew_for_the_second_image(steps)
+
+
+async def test_a_server_that_leaves_an_async_client_while_no_image_is_out_is_called_with_the_next_one(
+    address: str, vision: FakeVision, steps: list[str]
+) -> None:
+    vision.leave(1, UNAVAILABLE, "20")
+    vision.leaves_unasked = True
+
+    async def images() -> AsyncIterator[bytes]:
+        yield b"jpeg"
+        async with asyncio.timeout(30):
+            while not waits_again(steps):  # noqa: ASYNC110  # the steps set no event
+                await asyncio.sleep(0.001)
+        steps.append("image")
+        yield b"jpeg"
+
+    async with AsyncClient(address) as client:
+        assert len([result async for result in client.embed_stream(images())]) == 2
+    check_that_it_called_anew_for_the_second_image(steps)
+
+
 @pytest.mark.parametrize("images", [[b"huge"], [b"jpeg", b"huge", b"jpeg", b"jpeg", b"huge"]])
 def test_an_image_that_ends_the_call_by_its_size_is_found(embed: Embed, images: Sequence[bytes]) -> None:
     results = embed(images)
@@ -201,6 +275,65 @@ def test_what_the_images_raise_comes_after_the_answers_before_it(address: str) -
         assert isinstance(next(results), StreamedEmbedding)
         with pytest.raises(KeyError, match="the caller's own"):
             next(results)
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_images_that_end_with_more_than_an_error_end_the_stream(address: str, end: type[BaseException]) -> None:
+    def images() -> Iterator[bytes]:
+        yield b"jpeg"
+        raise end("the caller's own")
+
+    with Client(address) as client:
+        results = client.embed_stream(images())
+        assert isinstance(next(results), StreamedEmbedding)
+        with pytest.raises(end, match="the caller's own"):
+            next(results)
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+async def test_async_images_that_end_with_more_than_an_error_end_the_stream(
+    address: str, end: type[BaseException]
+) -> None:
+    async def images() -> AsyncIterator[bytes]:
+        yield b"jpeg"
+        raise end("the caller's own")
+
+    async with AsyncClient(address) as client, asyncio.timeout(30):
+        results = client.embed_stream(images())
+        assert isinstance(await anext(results), StreamedEmbedding)
+        with pytest.raises(end, match="the caller's own"):
+            await anext(results)
+
+
+async def test_images_that_await_what_is_cancelled_end_the_stream(address: str) -> None:
+    async def images() -> AsyncIterator[bytes]:
+        yield b"jpeg"
+        other = asyncio.ensure_future(asyncio.Event().wait())
+        other.cancel("not the stream")
+        await other
+
+    async with AsyncClient(address) as client, asyncio.timeout(30):
+        results = client.embed_stream(images())
+        assert isinstance(await anext(results), StreamedEmbedding)
+        with pytest.raises(asyncio.CancelledError, match="not the stream"):
+            await anext(results)
+
+
+async def test_who_stops_early_cancels_the_images(address: str) -> None:
+    taking: list[asyncio.Task[Any] | None] = []
+
+    async def images() -> AsyncIterator[bytes]:
+        taking.append(asyncio.current_task())
+        yield b"jpeg"
+        await asyncio.Event().wait()
+
+    async with AsyncClient(address) as client, asyncio.timeout(30):
+        results = client.embed_stream(images())
+        await anext(results)
+        await results.aclose()
+    (task,) = taking
+    assert task is not None
+    assert task.cancelled()
 
 
 def test_a_value_that_is_no_image_is_raised_in_its_turn(address: str) -> None:
@@ -290,3 +423,22 @@ def test_the_books_give_a_server_its_time_anew_with_each_answer(late: bool) -> N
         ledger.check_left()
     ledger.fail(1, ValueError("none"))
     assert ledger.left_s() is None
+
+
+def test_the_books_send_nothing_that_was_settled_before_its_turn() -> None:
+    ledger = Ledger(vision_pb2.ModelSelector(), 10.0)
+    for image in (b"one", b"two"):
+        ledger.take(image)
+        ledger.send()
+    ledger.begin_again()
+    # Its file cannot be read, which comes to light when it is already to be sent again.
+    ledger.fail(0, FileNotFoundError(2, "No such file or directory", "cat.jpg"))
+    assert ledger.send() == (1, b"two")
+    assert not ledger.has_unsent
+
+
+def test_the_books_have_the_whole_deadline_to_wait_where_nothing_is_out() -> None:
+    ledger = Ledger(vision_pb2.ModelSelector(), 10.0)
+    assert ledger.wait_s(vertebra.Unavailable(UNAVAILABLE, "Draining.", retry_after_s=9.0)) == 9.0
+    with pytest.raises(vertebra.Unavailable, match="Draining"):
+        ledger.wait_s(vertebra.Unavailable(UNAVAILABLE, "Draining.", retry_after_s=10.0))

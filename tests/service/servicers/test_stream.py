@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
+from service.allowance import Allowance
 from service.errors import BadRequest, NotReady
-from service.servicers.stream import flow
+from service.servicers.stream import Memory, flow
 
 WINDOW = 3
 
@@ -16,6 +17,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.draining = asyncio.Event()
+        self.memory = Allowance("bytes", 1000)
         self.read: list[int] = []
         self.answers: dict[int, asyncio.Future[str]] = {}
         self.cancelled: list[int] = []
@@ -41,7 +43,8 @@ class Traffic:
             raise
 
     def flow(self, requests: AsyncIterator[int]) -> AsyncGenerator[str, None]:
-        return flow(requests, self.answer, lambda first: WINDOW + first, self.draining)
+        memory = Memory[int](self.memory, lambda _: 10)
+        return flow(requests, self.answer, lambda first: WINDOW + first, memory, self.draining)
 
     def say(self, number: int) -> None:
         self.answers[number].set_result(str(number))
@@ -153,3 +156,39 @@ async def test_closing_it_leaves_no_task_behind(traffic: Traffic) -> None:
     await answers.aclose()
     assert sorted(traffic.cancelled) == [1, 2]
     assert asyncio.all_tasks() == before
+
+
+async def test_no_more_is_read_than_all_streams_may_hold(traffic: Traffic) -> None:
+    with traffic.memory.hold(985):  # by others: there is room for one message of ten bytes
+        answers = traffic.flow(traffic.numbers(10))
+        first = asyncio.ensure_future(anext(answers))
+        await settle()
+        assert traffic.read == [0, 1], "a message too many waits for room, and none behind it is read"
+        assert traffic.memory.held == 995
+    await settle()
+    assert traffic.read == [0, 1, 2]
+    traffic.say(0)
+    assert await first == "0"
+    await answers.aclose()
+    assert traffic.memory.held == 0
+
+
+async def test_what_is_held_is_given_back_however_a_stream_ends(traffic: Traffic) -> None:
+    answers = traffic.flow(traffic.numbers(3))
+    traffic_of_three = [each async for each in _answered(traffic, answers, 3)]
+    assert traffic_of_three == ["0", "1", "2"]
+    assert traffic.memory.held == 0
+    broken = traffic.flow(traffic.numbers(2, BadRequest("No.")))
+    with pytest.raises(BadRequest, match="No"):
+        _ = [each async for each in _answered(traffic, broken, 2)]
+    assert traffic.memory.held == 0
+
+
+async def _answered(traffic: Traffic, answers: AsyncGenerator[str, None], count: int) -> AsyncIterator[str]:
+    waiting = asyncio.ensure_future(anext(answers))
+    await settle()
+    for number in range(count):
+        traffic.say(number)
+    yield await waiting
+    async for answer in answers:
+        yield answer

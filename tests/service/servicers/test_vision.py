@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from service import cpu
+from service.allowance import Allowance
 from service.call import Call, current_call
-from service.errors import BadRequest, EngineFailed, NotFound, NotReady, Overloaded
+from service.errors import BadRequest, DeadlineUnreachable, EngineFailed, MemoryFull, NotFound, NotReady, Overloaded
 from service.predictor import Analysis, Answer, Question, Timing
 from service.repository import Repository
 from service.servicers.vision import RequestLimits, VisionServicer
@@ -28,7 +28,7 @@ class FakeModel:
         self.failures: list[Exception] = []
         self.questions: list[Question] = []
         self.asked: list[tuple[int, str]] = []
-        self.batcher = SimpleNamespace(max_batch=2, places=SimpleNamespace(limit=1000))
+        self.batcher = SimpleNamespace(useful=10, places=SimpleNamespace(limit=1000))
         embedding = SimpleNamespace(embedding_space_id="ab")
         self.bundle = SimpleNamespace(name=self.name, version=self.version, embedding=embedding)
         self.predictor = self
@@ -85,7 +85,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 async def ask(model: FakeModel, clock: Clock) -> Ask:
     """Streams the requests and gives all responses."""
-    servicer = VisionServicer(cast(Repository, model), LIMITS, asyncio.Event(), clock)
+    servicer = VisionServicer(cast(Repository, model), LIMITS, Allowance("bytes", 10**6), asyncio.Event(), clock)
 
     async def ask(
         *requests: vision_pb2.EmbedStreamRequest, left_s: float | None = None
@@ -163,6 +163,24 @@ async def test_it_does_not_wait_past_the_deadline(ask: Ask, model: FakeModel, le
     assert not response.HasField("embedding")
 
 
+async def test_an_engine_that_is_too_busy_for_the_deadline_is_asked_again(ask: Ask, model: FakeModel) -> None:
+    model.failures = [DeadlineUnreachable("Too busy.", 0.5)]
+    (response,) = await ask(request())
+    assert (len(model.questions), response.status.code) == (2, 0)
+
+
+async def test_bytes_are_held_for_all_of_a_request_or_none(clock: Clock, model: FakeModel) -> None:
+    memory = Allowance("bytes", 1000)
+    servicer = VisionServicer(cast(Repository, model), LIMITS, memory, asyncio.Event(), clock)
+    context: Any = SimpleNamespace(time_remaining=lambda: None)
+    asked = vision_pb2.EmbedRequest(images=[vision_pb2.Image(encoded=bytes(200))] * 2)
+    current_call.set(Call("a test"))
+    with memory.hold(700), pytest.raises(MemoryFull, match=r"Expected room for 412 bytes. Received: 700 of 1000"):
+        await servicer.Embed(asked, context)
+    await servicer.Embed(asked, context)
+    assert memory.held == 0
+
+
 async def test_a_model_that_does_not_come_back_ends_the_stream(ask: Ask, model: FakeModel) -> None:
     model.failures = [NotReady("It failed.")]
     with pytest.raises(NotReady, match=r"It failed\."):
@@ -187,7 +205,7 @@ async def test_a_stream_leaves_half_of_the_queue_to_others(
     ask: Ask, model: FakeModel, limit: int, window: int | None
 ) -> None:
     model.batcher.places.limit = limit
-    window = window or 5 * cpu.usable()  # two batches of two and an image being decoded, for each core
+    window = window or model.batcher.useful
     waiting: set[asyncio.Task[Any] | None] = set()
     most = 0
     enough = asyncio.Event()
