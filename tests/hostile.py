@@ -188,7 +188,7 @@ def _gifs() -> Iterator[Hostile]:
     long = (b"!\xfe" + b"\x01a" * 5000 + b"\0") * 1000
     yield Hostile("long-extensions.gif", frame[:start] + long + frame[start:], "refused")
     yield Hostile("extensions.gif", frame[:start] + b"!\xfe\0" * (5 * MEBIBYTE) + frame[start:], "refused")
-    yield Hostile("controls.gif", frame[:start] + b"!\xf9\x04\x01\0\0\0\0" * 1000 + frame[start:], "read")
+    yield Hostile("controls.gif", frame[:start] + b"!\xf9\x04\x01\0\0\0\0" * 500 + frame[start:], "read")
     yield Hostile("endless.gif", frame[:-1] + frame[start:-1] * 4000 + frame[start:-1], "read")
     yield Hostile("endless-loop.gif", encoded(photograph((64, 48)), "GIF", save_all=True, loop=0), "read")
     yield Hostile("no-frame.gif", frame[:start] + b";", "refused")
