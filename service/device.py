@@ -85,14 +85,12 @@ class Device:
         patience = _Patience(allowed_s)
         try:
             await asyncio.wait((future, patience.over), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            # The lane is free again, but its thread is not.
-            self._abandon(future)
-            raise
         finally:
             patience.end()
-        if not future.done():
-            self._abandon(future)
+            # Hung or cancelled: the lane is free again, but its thread is not.
+            if is_left := not future.done():
+                self._abandon(future)
+        if is_left:
             raise RunHung(f"Expected an end within {allowed_s:.1f} s. Received: none.")
         return future.result()
 

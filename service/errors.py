@@ -5,7 +5,7 @@
     ├── BadImage           one image cannot be used; its neighbours can
     ├── NotFound           no such model or version
     ├── SpaceMismatch      the model answers in another embedding space than the one expected
-    ├── Refused            may succeed later; carries when to try again, where that is known
+    ├── Refused            may succeed later; says when to try again, where that is known
     │   ├── Overloaded     no room in the queue
     │   │   └── MemoryFull     no room for its bytes or pixels
     │   └── NotReady       starting, draining, an engine is being replaced, or the model failed to load
@@ -20,7 +20,16 @@ A message says what was expected and what was received: it is sent to the caller
 
 
 class VertebraError(Exception):
-    """The root of all errors that the service raises on purpose."""
+    """The root of all errors that the service raises on purpose.
+
+    Args:
+        message: What was expected and what was received.
+        retry_after_s: When to try again, in seconds from now; None where trying again is of no use.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BadRequest(VertebraError):
@@ -40,16 +49,7 @@ class SpaceMismatch(VertebraError):
 
 
 class Refused(VertebraError):
-    """May succeed later.
-
-    Args:
-        message: What was expected and what was received.
-        retry_after_s: When to try again, in seconds from now; None where trying again is of no use.
-    """
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    """May succeed later."""
 
 
 class Overloaded(Refused):
@@ -70,10 +70,6 @@ class DeadlinePassed(VertebraError):
 
 class DeadlineUnreachable(DeadlinePassed):
     """The deadline would have passed before the answer: refused before any work."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class EngineFailed(VertebraError):

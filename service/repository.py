@@ -281,7 +281,6 @@ class Repository:
                 self._allowed_s[name] = max(_ONCE_MORE_S, _ONCE_MORE * (time.monotonic() - started_s))
         finally:
             self._loading.release(size_bytes)
-            memory.give_back()
         return loaded, ways
 
     def _died(self, name: str, why: Death) -> None:
@@ -388,6 +387,8 @@ def _warm_up(loaded: _Loaded, options: ServingOptions) -> list[Way]:
         seconds_per_image = engine.warm_up(sizes)
         ways.append(Way(engine.run, seconds_per_image))
         proof.prove(loaded.bundle, engine, max(seconds_per_image))
+    # Here and not in the event loop, which it would stop for as long as it takes.
+    memory.give_back()
     return ways
 
 

@@ -44,6 +44,6 @@ def number(code: grpc.StatusCode) -> int:
 
 def trailers(error: errors.VertebraError) -> tuple[tuple[str, str], ...]:
     """What goes with an error: when to try again, in whole milliseconds, where the error knows."""
-    if isinstance(error, errors.Refused | errors.DeadlineUnreachable) and error.retry_after_s is not None:
+    if error.retry_after_s is not None:
         return ((PUSHBACK, str(max(_SHORTEST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000)))),)
     return ()

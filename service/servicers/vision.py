@@ -20,7 +20,6 @@ from service.errors import (
     BadImage,
     BadRequest,
     DeadlinePassed,
-    DeadlineUnreachable,
     EngineFailed,
     Refused,
     VertebraError,
@@ -258,16 +257,14 @@ class _EmbedStream:
             try:
                 ready = _ready(self._repository, self._pinned)
                 return (await _analysis(ready, Question([source], deadline_s), self._clock)).answers[0]
-            except (Refused, DeadlineUnreachable) as refusal:
-                if refusal.retry_after_s is None and isinstance(refusal, DeadlinePassed):
-                    return refusal
-                if refusal.retry_after_s is None:
+            except (Refused, DeadlinePassed) as error:
+                if error.retry_after_s is None:
+                    if isinstance(error, DeadlinePassed):
+                        return error
                     raise
-                wait_s = max(_SHORTEST_WAIT_S, refusal.retry_after_s)
+                wait_s = max(_SHORTEST_WAIT_S, error.retry_after_s)
                 if self._clock() + wait_s >= deadline_s:
-                    return DeadlinePassed(f"Expected an answer within the deadline. Received: none yet. {refusal}")
-            except DeadlinePassed as error:
-                return error
+                    return DeadlinePassed(f"Expected an answer within the deadline. Received: none yet. {error}")
             await asyncio.sleep(wait_s)
 
     def _deadline_s(self) -> float:
