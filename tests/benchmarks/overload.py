@@ -31,7 +31,7 @@ from grpc import aio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.benchmarks import pictures, results
-from tests.benchmarks.serving import ANALYZE, OPTIONS, Server, load_from, served
+from tests.benchmarks.serving import ANALYZE, OPTIONS, Server, load_from, request_for, served
 from tests.conftest import colours, encode, write_bundle
 from vertebra.v1 import vision_pb2
 
@@ -102,7 +102,7 @@ def main() -> None:
 def timed(images: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The sweep with an engine that sleeps."""
     batch_s = (FIRST_MS + MAX_BATCH * EACH_MS) / 1000
-    requests = [request_for([encode((255, 0, 0))] * images)]
+    requests = [request_for(*[encode((255, 0, 0))] * images)]
     load = Load(requests, images, MAX_BATCH / batch_s, BATCH_TIMES * batch_s)
     faulty = ["tests.faulty", "--engine", "timed", "--first-ms", str(FIRST_MS), "--each-ms", str(EACH_MS), "--"]
     flags = ["--max-batch", str(MAX_BATCH), "--threads", "1"]  # on one core: runs side by side would do more
@@ -113,16 +113,10 @@ def timed(images: int, arguments: argparse.Namespace) -> dict[str, Any]:
 def real(images: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The sweep with the real engine: what it can do is measured first, and a deadline is a second."""
     files = pictures.read(arguments.images, FILES)
-    requests = [request_for(files[start : start + images]) for start in range(0, len(files), images)]
+    requests = [request_for(*files[start : start + images]) for start in range(0, len(files), images)]
     with served(arguments.repository) as server:
         closed = load_from(server, ANALYZE, requests, callers=max(2, 16 // images))
         return sweep(server, Load(requests, images, closed.images_per_s * images, 1.0), arguments)
-
-
-def request_for(files: Sequence[bytes]) -> bytes:
-    answers = [vision_pb2.Answer.ANSWER_LOGITS, vision_pb2.Answer.ANSWER_EMBEDDING]
-    request = vision_pb2.AnalyzeRequest(images=[vision_pb2.Image(encoded=file) for file in files], answers=answers)
-    return request.SerializeToString()
 
 
 @contextmanager

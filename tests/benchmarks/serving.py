@@ -180,9 +180,9 @@ def _ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - started_s) * 1000
 
 
-def request_for(file: bytes) -> bytes:
+def request_for(*files: bytes) -> bytes:
     answers = [vision_pb2.Answer.ANSWER_LOGITS, vision_pb2.Answer.ANSWER_EMBEDDING]
-    request = vision_pb2.AnalyzeRequest(images=[vision_pb2.Image(encoded=file)], answers=answers)
+    request = vision_pb2.AnalyzeRequest(images=[vision_pb2.Image(encoded=file) for file in files], answers=answers)
     return request.SerializeToString()
 
 

@@ -55,12 +55,6 @@ def service(repository: Path, start_service: Callable[..., Service]) -> Service:
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(service.address) as client:
-        yield client
-
-
-@pytest.fixture
 def channel(service: Service) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(service.address) as channel:
         yield channel

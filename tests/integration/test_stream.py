@@ -31,12 +31,6 @@ def service(repository: Path, start_service: Callable[..., Service]) -> Service:
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(service.address) as client:
-        yield client
-
-
-@pytest.fixture
 def stub(service: Service) -> Iterator[vision_pb2_grpc.VisionStub]:
     with grpc.insecure_channel(service.address) as channel:
         yield vision_pb2_grpc.VisionStub(channel)

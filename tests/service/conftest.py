@@ -1,5 +1,6 @@
-"""The tiny bundle, loaded in this process."""
+"""The tiny bundle, loaded in this process; a clock that is told, and a wait for what an event loop brings about."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,23 @@ from service.bundle import Bundle
 from service.engine import Engine
 from tests.conftest import colours, write_bundle
 from vertebra.v1 import bundle_pb2
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until the condition holds."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # the code under test has no event for what is waited for
+            await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +13,9 @@ from service.batcher import Batcher, Death, Row, Way
 from service.device import Device
 from service.engine import Arrays
 from service.errors import BadRequest, DeadlinePassed, DeadlineUnreachable, EngineFailed, NotReady, Overloaded
+from tests.service.conftest import Clock, until
 
 Pixels = NDArray[np.uint8]
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class FakeEngine:
@@ -59,13 +50,6 @@ def picture(value: int) -> Pixels:
 
 def value(row: Row) -> float:
     return float(row.arrays["value"])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until the condition holds."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # the code under test has no event for what is waited for
-            await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -4,14 +4,7 @@ import pytest
 
 from service.errors import DeadlineUnreachable, Overloaded
 from service.places import Places
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.service.conftest import Clock
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.predictor import Answer, Question
 from service.repository import Failed, Loading, Model, Ready, Repository, ServingOptions, scan
 from tests.conftest import colours, encode, write_bundle
+from tests.service.conftest import until
 
 OPTIONS = ServingOptions(threads=1, max_batch=6, queue_limit=8, image_limits=ImageLimits())
 
@@ -171,12 +172,6 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> list[Faulty]:
 
     monkeypatch.setattr(repositories, "Engine", make)
     return made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # published by a task of its own
-            await asyncio.sleep(0)
 
 
 async def test_a_broken_engine_is_replaced(faulty: list[Faulty], models: Repository, changes: list[Model]) -> None:
