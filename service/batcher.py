@@ -6,6 +6,9 @@ gone or whose deadline has passed leave without being computed. Only batch sizes
 On a CPU there are two ways to run a batch: *wide*, on all cores at once, and *narrow*, on one core beside other
 batches. Wide answers a lonely image soonest; narrow wastes nothing, since no core waits for another at the end of
 every layer (EfficientNet-Lite0 on two cores: 6.7 ms wide and 8.7 ms narrow, but 11.4 and 8.7 ms of CPU time).
+
+Images come decoded or to be read. Where all lanes are busy the lane that takes an image reads it, right before it is
+run: decoders beside the lanes would only take the cores from them, and every hand-over waits for the event loop.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +41,13 @@ _CLOSE_S = 1.0
 # When to ask again for a model whose engine is being replaced.
 _RETRY_S = 0.5
 
+_FAILED = "The engine failed on this image."
+# For an image that was not read because nobody waits for it any more; nobody is told.
+_GONE = DeadlinePassed("Expected a caller. Received: none.")
+
 Death = Literal["hung", "broken", "fault"]
+Pixels = NDArray[np.uint8]
+Read = Callable[[], Pixels]
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,13 @@ class Row:
     Attributes:
         arrays: For each output of the graph the float32 array of this image, without the batch dimension.
         queue_s: How long the image waited for a lane.
+        read_s: How long the lane took to read it; 0 where it came decoded.
         infer_s: How long the engine took for the batch that the image was in.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
     queue_s: float
+    read_s: float
     infer_s: float
 
 
@@ -66,7 +77,7 @@ class Way:
             far as they pay.
     """
 
-    run: Callable[[NDArray[np.uint8]], Arrays]
+    run: Callable[[Pixels], Arrays]
     seconds_per_image: Mapping[int, float]
 
     @property
@@ -83,16 +94,38 @@ class Way:
 class _Entry:
     deadline_s: float
     number: int  # first come, first served among equal deadlines
-    pixels: NDArray[np.uint8] = field(compare=False)
+    image: Pixels | Read = field(compare=False)
     answer: asyncio.Future[Row] = field(compare=False)
     since_s: float = field(compare=False)
+    read_s: float = field(compare=False, default=0.0)
+    fault: Exception | None = field(compare=False, default=None)
+
+    def pixels(self, clock: Callable[[], float]) -> Pixels | None:
+        """The pixels, read where that is still to be done; None where there are none, or nobody waits for them."""
+        if callable(self.image) and self.fault is None and not self.answer.done():
+            started_s = clock()
+            try:
+                self.image = self.image()
+            # Hostile files make decoders raise nearly anything, and it concerns this image alone.
+            except Exception as error:
+                self.fault = error
+            self.read_s = clock() - started_s
+        return None if callable(self.image) else self.image
+
+
+class _Ran(NamedTuple):
+    """What came of a batch: a row or an error for each entry, how many were run, and how long that took the lane."""
+
+    rows: list[Row | Exception]
+    images: int
+    lane_s: float
 
 
 @dataclass(frozen=True)
 class _Batch:
     entries: list[_Entry]
     way: Way
-    lanes: int
+    turns: int
 
 
 def _ignore(_: object) -> None:
@@ -141,7 +174,7 @@ class Batcher:
         self._refusal: NotReady | None = None  # once there is one, nothing is queued any more
         self._task: asyncio.Task[None] | None = None
         self._running: dict[asyncio.Task[None], _Batch] = {}
-        self.places = Places(limit, min(narrow.seconds_per_image.values()) / device.lanes.total, clock)
+        self.places = Places(limit, min(narrow.seconds_per_image.values()) / device.lanes, clock)
 
     @property
     def waiting(self) -> int:
@@ -154,9 +187,14 @@ class Batcher:
         return self._narrow.largest
 
     @property
+    def is_busy(self) -> bool:
+        """Whether every core has a run to do, so that an image had better be read by the lane that takes it."""
+        return self._wide is not None and not self._device.free
+
+    @property
     def useful(self) -> int:
         """How many images keep every lane busy: a batch in each, another that waits for it, and one being decoded."""
-        return self._device.lanes.total * (2 * self.max_batch + 1)
+        return self._device.lanes * (2 * self.max_batch + 1)
 
     def start(self) -> None:
         """Begin to serve the queue. Needs a running event loop."""
@@ -209,11 +247,12 @@ class Batcher:
         with self.places.hold(images, deadline_s, running_s) as expected_s:
             yield expected_s
 
-    async def submit(self, pixels: NDArray[np.uint8], deadline_s: float) -> Row:
+    async def submit(self, image: Pixels | Read, deadline_s: float) -> Row:
         """Queue one image and wait for its answers. Cancelling the wait takes the image out of the queue.
 
         Args:
-            pixels: `uint8 [H, W, 3]`.
+            image: `uint8 [H, W, 3]`, or what gives it; that is called once, in the thread of a lane, and what it
+                raises is raised here.
             deadline_s: When the caller stops waiting, in seconds of the clock.
 
         Returns:
@@ -227,7 +266,7 @@ class Batcher:
         if self._refusal:
             raise self._refusal
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        entry = _Entry(deadline_s, next(self._numbers), pixels, answer, self._clock())
+        entry = _Entry(deadline_s, next(self._numbers), image, answer, self._clock())
         heapq.heappush(self._queue, entry)
         self._arrived.set()
         try:
@@ -245,22 +284,22 @@ class Batcher:
     async def _serve(self) -> None:
         while not self._refusal:
             await self._arrived.wait()
-            # The batch is put together only once a lane is free: what comes until then goes with it.
-            await self._device.lanes.acquire()
+            # The batch is put together only once there is a turn for it: what comes until then goes with it.
+            await self._device.turns.acquire()
             try:
                 batch = None if self._refusal else self._compose()
             except BaseException:
-                self._device.lanes.release()
+                self._device.turns.release()
                 raise
             if batch is None:
-                self._device.lanes.release()
+                self._device.turns.release()
                 continue
             task = asyncio.create_task(self._answer(batch))
             self._running[task] = batch
             task.add_done_callback(self._running.pop)
 
     def _compose(self) -> _Batch | None:
-        """Take the next batch from the queue; the caller holds one lane, and gets all of them where wide is sooner."""
+        """Take the next batch from the queue; the caller holds one turn, and gets all of them where wide is sooner."""
         self._drop_the_late()
         batch = self._choose(len(self._queue)) if self._queue else None
         if not self._queue:
@@ -268,22 +307,22 @@ class Batcher:
         return batch
 
     def _choose(self, waiting: int) -> _Batch:
-        lanes = self._device.lanes
-        idle = lanes.free == lanes.total - 1
-        if self._wide and idle and self._is_sooner_wide(self._wide, waiting) and lanes.try_acquire(lanes.free):
-            return self._take(self._wide, self._wide.size(waiting), lanes.total)
+        turns = self._device.turns
+        idle = turns.free == turns.total - 1
+        if self._wide and idle and self._is_sooner_wide(self._wide, waiting) and turns.try_acquire(turns.free):
+            return self._take(self._wide, self._wide.size(waiting), turns.total)
         # An even share for each free lane: two images on two cores are not one batch on one of them.
-        share = math.ceil(waiting / (lanes.free + 1))
+        share = math.ceil(waiting / (self._device.free + 1))
         return self._take(self._narrow, self._narrow.size(share), 1)
 
     def _is_sooner_wide(self, wide: Way, waiting: int) -> bool:
         # What is still being decoded will be here before a wide run has ended.
         coming = max(waiting, self.places.taken)
-        rounds = math.ceil(coming / self._device.lanes.total)
+        rounds = math.ceil(coming / self._device.lanes)
         return coming * wide.seconds_per_image[wide.size(coming)] < rounds * self._narrow.seconds_per_image[1]
 
-    def _take(self, way: Way, size: int, lanes: int) -> _Batch:
-        return _Batch([heapq.heappop(self._queue) for _ in range(size)], way, lanes)
+    def _take(self, way: Way, size: int, turns: int) -> _Batch:
+        return _Batch([heapq.heappop(self._queue) for _ in range(size)], way, turns)
 
     def _drop_the_late(self) -> None:
         # An answer that comes too late is worth nothing, and costs those behind it their deadlines. Where nobody is, it
@@ -299,37 +338,32 @@ class Batcher:
             _fail(entry, DeadlinePassed(f"Expected an answer in time. Received: one {late_s * 1000:.0f} ms too late."))
 
     async def _answer(self, batch: _Batch) -> None:
-        rows: Sequence[Row | None] = [None] * len(batch.entries)
-        failure = "The engine failed on this image."
+        rows: Sequence[Row | Exception] = ()
+        failure = EngineFailed(_FAILED)
         death: Death | None = None
         try:
             self._on_batch(len(batch.entries))
             rows = await self._run(batch, batch.entries)
-            if not any(rows) and not await self._still_runs(batch):
+            if all(isinstance(row, EngineFailed) for row in rows) and not await self._still_runs(batch):
                 death = "broken"
         except RunHung:
             logger.error("the engine hangs", extra={"images": len(batch.entries)})
-            failure, death = "The engine hung on the batch of this image.", "hung"
+            failure, death = EngineFailed("The engine hung on the batch of this image."), "hung"
         # Whatever else goes wrong is answered to this batch and logged once; the queue goes on.
         except Exception:
             logger.exception("a batch failed", extra={"images": len(batch.entries)})
         finally:
             # Before anybody is told: the next batch goes out ahead of all that an answer sets in motion.
-            self._device.lanes.release(batch.lanes)
-        for entry, row in zip(batch.entries, rows, strict=True):
-            if row is None:
-                _fail(entry, EngineFailed(failure))
-            elif not entry.answer.done():
-                entry.answer.set_result(row)
+            self._device.turns.release(batch.turns)
+        for entry, row in zip(batch.entries, rows or [failure] * len(batch.entries), strict=True):
+            _settle(entry, row)
         if death:
             self._die(death)
 
-    async def _run(self, batch: _Batch, entries: Sequence[_Entry]) -> list[Row | None]:
-        """Run a batch, halved for as long as the engine raises on it; None for each image that it raises on alone."""
+    async def _run(self, batch: _Batch, entries: Sequence[_Entry]) -> list[Row | Exception]:
+        """Run a batch, halved for as long as the engine raises on it; an error for each image that has no answer."""
         try:
-            pixels = [entry.pixels for entry in entries]
-            work = partial(self._timed, batch.way, pixels)
-            arrays, started_s, infer_s = await self._device.run(work, self._allowed_s(batch))
+            ran = await self._device.run(partial(self._in_lane, batch.way, entries), self._allowed_s(batch))
         except RunHung:
             raise
         # The engine's exceptions have no common base below Exception.
@@ -338,19 +372,30 @@ class Batcher:
                 half = len(entries) // 2
                 return await self._run(batch, entries[:half]) + await self._run(batch, entries[half:])
             logger.exception("the engine failed on an image")
-            return [None]
-        beside = 1 if batch.way is self._wide else self._device.lanes.total
-        self.places.learn(infer_s / len(entries) / beside)
-        return [
-            Row({name: array[index] for name, array in arrays.items()}, started_s - entry.since_s, infer_s)
-            for index, entry in enumerate(entries)
-        ]
+            return [EngineFailed(_FAILED)]
+        if ran.images:
+            beside = 1 if batch.way is self._wide else self._device.lanes
+            self.places.learn(ran.lane_s / ran.images / beside)
+        return ran.rows
+
+    def _in_lane(self, way: Way, entries: Sequence[_Entry]) -> _Ran:
+        """Read what is to be read and run it; called in a thread of the device."""
+        started_s = self._clock()
+        readable = [(entry, pixels) for entry in entries if (pixels := entry.pixels(self._clock)) is not None]
+        run_s = self._clock()
+        arrays = way.run(np.stack([pixels for _, pixels in readable])) if readable else {}  # [N, H, W, 3] uint8
+        ended_s = self._clock()
+        rows: dict[int, Row | Exception] = {entry.number: entry.fault or _GONE for entry in entries}
+        for index, (entry, _) in enumerate(readable):
+            row = {name: array[index] for name, array in arrays.items()}
+            rows[entry.number] = Row(row, started_s - entry.since_s, entry.read_s, ended_s - run_s)
+        return _Ran(list(rows.values()), len(readable), ended_s - started_s)
 
     async def _still_runs(self, batch: _Batch) -> bool:
         """Whether the engine answers an image that it has answered before: black, as in the warm-up."""
-        black = np.zeros_like(batch.entries[0].pixels)
+        black = next(np.zeros_like(entry.image) for entry in batch.entries if not callable(entry.image))
         try:
-            await self._device.run(partial(self._timed, batch.way, [black]), self._allowed_s(batch))
+            await self._device.run(partial(batch.way.run, black[np.newaxis]), self._allowed_s(batch))
         except RunHung:
             raise
         except Exception:
@@ -362,10 +407,12 @@ class Batcher:
         expected_s = len(batch.entries) * batch.way.seconds_per_image[batch.way.size(len(batch.entries))]
         return max(self._patience_s, _PATIENCE * expected_s)
 
-    def _timed(self, way: Way, pixels: Sequence[NDArray[np.uint8]]) -> tuple[Arrays, float, float]:
-        started_s = self._clock()
-        arrays = way.run(np.stack(pixels))  # [N, H, W, 3] uint8
-        return arrays, started_s, self._clock() - started_s
+
+def _settle(entry: _Entry, row: Row | Exception) -> None:
+    if isinstance(row, Exception):
+        _fail(entry, row)
+    elif not entry.answer.done():
+        entry.answer.set_result(row)
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """Where engines run: so many runs at once as there are lanes, and none for ever; does not know what is run.
 
 A lane is a core of a CPU, or all of a GPU. Two runs that each use every core get in each other's way, so the models of
-a process share the lanes of one device.
+a process share the lanes of one device. A core whose run has ended would idle until the event loop has heard of it and
+sent the next, 6 % of the time, so beside the runs one more may wait in the lanes' own queue.
 """
 
 import asyncio
@@ -50,23 +51,31 @@ class Device:
         lanes: How many runs there may be at once, at least 1.
 
     Attributes:
-        lanes: The permits to run, one a thread; whoever runs something holds at least one.
+        lanes: How many runs there may be at once.
+        turns: The permits to run; whoever runs something holds at least one. One more than there are lanes, except
+            where there is one lane: there a batch had better grow until it is free.
         stuck: How many threads are lost to runs that have not ended.
     """
 
     def __init__(self, lanes: int) -> None:
-        self.lanes = Permits(lanes)
+        self.lanes = lanes
+        self.turns = Permits(lanes + 1 if lanes > 1 else lanes)
         self.stuck = 0
         self._threads = self._fresh_threads()
+
+    @property
+    def free(self) -> int:
+        """How many lanes nobody has a turn for."""
+        return max(0, self.turns.free - self.turns.total + self.lanes)
 
     @asynccontextmanager
     async def whole(self) -> AsyncIterator[None]:
         """Hold every lane."""
-        await self.lanes.acquire(self.lanes.total)
+        await self.turns.acquire(self.turns.total)
         try:
             yield
         finally:
-            self.lanes.release(self.lanes.total)
+            self.turns.release(self.turns.total)
 
     async def run(self, work: Callable[[], Answer], allowed_s: float) -> Answer:
         """Run something in a thread of the device.
@@ -81,14 +90,15 @@ class Device:
         Raises:
             RunHung: It took longer. Its thread is replaced.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        job = self._threads.submit(work)
+        future = asyncio.wrap_future(job)
         patience = _Patience(allowed_s)
         try:
             await asyncio.wait((future, patience.over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.end()
-            # Hung or cancelled: the lane is free again, but its thread is not.
-            if is_left := not future.done():
+            # Hung or cancelled. Where it had begun, its turn is over but its thread is not free.
+            if (is_left := not future.done()) and not job.cancel():
                 self._abandon(future)
         if is_left:
             raise RunHung(f"Expected an end within {allowed_s:.1f} s. Received: none.")
@@ -99,7 +109,7 @@ class Device:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _fresh_threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.lanes.total, thread_name_prefix="engine")
+        return ThreadPoolExecutor(self.lanes, thread_name_prefix="engine")
 
     def _abandon(self, future: asyncio.Future[Answer]) -> None:
         self.stuck += 1

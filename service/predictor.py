@@ -1,14 +1,16 @@
 """The use case: images in, labels, logits and embeddings out. Begin reading here; knows no gRPC and no file format.
 
 admit  ─>  decode (threads)  ─>  batcher  ─>  engine  ─>  answers
+
+While a core is free, decoders read images ahead of their run. While none is, the run reads its own images.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ from service.batcher import Batcher, Row
 from service.bundle import Bundle
 from service.errors import BadImage, BadRequest, DeadlinePassed, EngineFailed, VertebraError
 from service.metrics import ImageResult, Metrics, Stage
+
+# What a lane reads itself. Larger pictures are the decoders': those share the cores with the lanes, so that a slow
+# picture does not shut the others out, and an engine is never taken to hang for its sake.
+_LIGHT_PIXELS = 2**20
 
 # An image, or why the wire's form of it is none.
 Source = bytes | NDArray[np.uint8] | BadImage
@@ -80,12 +86,6 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    pixels: NDArray[np.uint8]
-    seconds: float
-
-
-@dataclass(frozen=True)
 class _Pass:
     row: Row
     decode_s: float
@@ -141,8 +141,12 @@ class Predictor:
         """
         _check(question)
         started_s = self._clock()
-        with self._admitted(question) as expected_s:
-            passes = await _settled([self._pass(source, question.deadline_s, expected_s) for source in question.images])
+        # The cheapest check comes first: most of what an overload brings is refused for want of places.
+        with self._batcher.admit(len(question.images), question.deadline_s) as expected_s:
+            weights = [self._weigh(source) for source in question.images]
+            with self._pixels.hold(sum(weights)):
+                asked = zip(question.images, weights, strict=True)
+                passes = await _settled([self._pass(*each, question.deadline_s, expected_s) for each in asked])
         answers: list[Answer | BadImage | EngineFailed] = []
         for result in passes:
             if isinstance(result, BadImage | EngineFailed):
@@ -153,47 +157,45 @@ class Predictor:
                 answers.append(self._answer(result.row, question))
         return Analysis(tuple(answers), self._timing(passes, started_s))
 
-    @contextmanager
-    def _admitted(self, question: Question) -> Iterator[float]:
-        # The cheapest check comes first: most of what an overload brings is refused for want of places.
-        with (
-            self._batcher.admit(len(question.images), question.deadline_s) as expected_s,
-            self._pixels.hold(sum(map(self._weigh, question.images))),
-        ):
-            yield expected_s
-
     def _weigh(self, source: Source) -> int:
         return 0 if isinstance(source, BadImage) else image.weigh(source, self.bundle.geometry, self._limits)
 
-    async def _pass(self, source: Source, deadline_s: float, expected_s: float) -> _Pass:
+    async def _pass(self, source: Source, weight: int, deadline_s: float, expected_s: float) -> _Pass:
         started_s = self._clock()
         image_format = _format(source)
-        # A decoder takes the image out. Whose caller goes before that leaves an empty hand in the decoders' queue.
+        # Who reads takes the image out. Whose caller goes before that leaves an empty hand in the decoders' queue.
         hand = [source]
+        read = partial(self._read, hand, deadline_s)
+        ahead_s = read_s = 0.0
         try:
-            decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, hand, deadline_s)
-            decode_s = self._clock() - started_s
-            row = await self._batcher.submit(decoded.pixels, deadline_s)
+            if self._batcher.is_busy and weight <= _LIGHT_PIXELS:
+                row = await self._batcher.submit(read, deadline_s)
+            else:
+                timed = partial(_timed, read, self._clock)
+                pixels, read_s = await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+                ahead_s = self._clock() - started_s
+                row = await self._batcher.submit(pixels, deadline_s)
         except BaseException as error:
             self._metrics.image(self.bundle.name, image_format, _result_of(error, self._clock() >= deadline_s))
             raise
         finally:
             hand.clear()
-        # How long an image takes to decode is its own matter, how long it waits for a decoder is everybody's.
-        self._batcher.places.answered(self._clock() - started_s - decoded.seconds - expected_s)
+        # How long an image is read ahead is its own matter, how long it waits for a decoder is everybody's.
+        self._batcher.places.answered(self._clock() - started_s - read_s - expected_s)
         self._metrics.image(self.bundle.name, image_format, "ok")
+        decode_s = ahead_s + row.read_s
         stages: tuple[tuple[Stage, float], ...] = (("decode", decode_s), ("queue", row.queue_s), ("infer", row.infer_s))
         for stage, duration_s in stages:
             self._metrics.stage(self.bundle.name, stage, duration_s)
         return _Pass(row, decode_s)
 
-    def _decode(self, hand: list[Source], deadline_s: float) -> _Decoded:
-        source, started_s = hand.pop(), self._clock()
+    def _read(self, hand: list[Source], deadline_s: float) -> NDArray[np.uint8]:
+        source = hand.pop()
         if isinstance(source, BadImage):
             raise source
-        if started_s > deadline_s:
+        if self._clock() > deadline_s:
             raise DeadlinePassed("Expected a decoder within the deadline. Received: it passed while all were busy.")
-        return _Decoded(image.read(source, self.bundle.geometry, self._limits), self._clock() - started_s)
+        return image.read(source, self.bundle.geometry, self._limits)
 
     def _answer(self, row: Row, question: Question) -> Answer | EngineFailed:
         started_s = self._clock()
@@ -212,6 +214,11 @@ class Predictor:
             infer_s=max((each.row.infer_s for each in done), default=0.0),
             total_s=self._clock() - started_s,
         )
+
+
+def _timed(read: Callable[[], NDArray[np.uint8]], clock: Callable[[], float]) -> tuple[NDArray[np.uint8], float]:
+    started_s = clock()
+    return read(), clock() - started_s
 
 
 async def _settled(passes: Sequence[Coroutine[Any, Any, _Pass]]) -> Sequence[_Pass | BaseException]:

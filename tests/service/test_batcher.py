@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, Death, Row, Way
+from service.batcher import Batcher, Death, Read, Row, Way
 from service.device import Device
 from service.engine import Arrays
-from service.errors import BadRequest, DeadlinePassed, DeadlineUnreachable, EngineFailed, NotReady, Overloaded
+from service.errors import BadImage, BadRequest, DeadlinePassed, DeadlineUnreachable, EngineFailed, NotReady, Overloaded
 from tests.service.conftest import Clock, until
 
 Pixels = NDArray[np.uint8]
@@ -143,6 +143,105 @@ async def test_only_batch_sizes_that_were_warmed_up_are_run(batcher: Batcher, en
     engine.gate.set()
     await asyncio.gather(first, *waiting)
     assert engine.batches == [[100], [0, 1], [2]]
+
+
+async def test_a_lane_reads_what_comes_unread(batcher: Batcher, clock: Clock) -> None:
+    threads: list[str] = []
+
+    def read() -> Pixels:
+        threads.append(threading.current_thread().name)
+        clock.now_s += 3.0
+        return picture(7)
+
+    row = await batcher.submit(read, deadline_s=2000.0)
+
+    assert (value(row), row.read_s, row.infer_s) == (7, 3.0, 0.0)
+    assert len(threads) == 1
+    assert threads[0].startswith("engine")
+    # Reading took the lane as well, so it counts for what an image takes.
+    assert batcher.places.seconds_per_image > 1.0
+
+
+async def test_an_image_that_cannot_be_read_fails_alone(batcher: Batcher, engine: FakeEngine) -> None:
+    def read() -> Pixels:
+        raise BadImage("Expected an image. Received: none.")
+
+    first = await busy(batcher, engine)
+    images: list[Pixels | Read] = [picture(1), read, picture(2), read]
+    waiting = [asyncio.ensure_future(batcher.submit(image, deadline_s=2000.0)) for image in images]
+    await until(lambda: batcher.waiting == 4)
+    engine.gate.set()
+    await first
+    for index in (1, 3):
+        with pytest.raises(BadImage, match=r"^Expected an image. Received: none\.$"):
+            await waiting[index]
+    assert [value(await waiting[index]) for index in (0, 2)] == [1, 2]
+    assert engine.batches == [[100], [1, 2]]
+
+
+async def test_a_batch_of_nothing_that_can_be_read_is_not_run(engine: FakeEngine, clock: Clock) -> None:
+    def read() -> Pixels:
+        raise BadImage("Expected an image. Received: none.")
+
+    deaths: list[Death] = []
+    device = Device(1)
+    batcher = Batcher(device, way(engine, 1), limit=6, clock=clock, on_death=deaths.append)
+    batcher.start()
+    with pytest.raises(BadImage):
+        await batcher.submit(read, deadline_s=2000.0)
+    assert (engine.batches, deaths, batcher.places.seconds_per_image) == ([], [], 1.0)
+    await batcher.close()
+    device.close()
+
+
+async def test_an_image_is_read_once_however_often_its_batch_is_run(batcher: Batcher, engine: FakeEngine) -> None:
+    reads: list[int] = []
+
+    def reading(number: int) -> Read:
+        def read() -> Pixels:
+            reads.append(number)
+            return picture(number)
+
+        return read
+
+    first = await busy(batcher, engine)
+    waiting = [asyncio.ensure_future(batcher.submit(reading(number), deadline_s=2000.0)) for number in range(4)]
+    await until(lambda: batcher.waiting == 4)
+    engine.poison = 2
+    engine.gate.set()
+    await first
+    with pytest.raises(EngineFailed, match=r"^The engine failed on this image\.$"):
+        await waiting[2]
+    assert [value(await waiting[number]) for number in (0, 1, 3)] == [0, 1, 3]
+    assert sorted(reads) == [0, 1, 2, 3]
+
+
+async def test_what_nobody_waits_for_is_not_read(batcher: Batcher, engine: FakeEngine) -> None:
+    reads: list[str] = []
+    blocked, gate = threading.Event(), threading.Event()
+
+    def slow() -> Pixels:
+        blocked.set()
+        assert gate.wait(timeout=30)
+        return picture(1)
+
+    def read() -> Pixels:
+        reads.append("read")
+        return picture(2)
+
+    first = await busy(batcher, engine)
+    slowly = asyncio.ensure_future(batcher.submit(slow, deadline_s=1900.0))
+    gone = asyncio.ensure_future(batcher.submit(read, deadline_s=1901.0))
+    await until(lambda: batcher.waiting == 2)
+    engine.gate.set()
+    await first
+    # Both are in one batch by now, and the lane is at the first of them.
+    await until(blocked.is_set)
+    gone.cancel()
+    await asyncio.wait([gone])
+    gate.set()
+    assert value(await slowly) == 1
+    assert (reads, engine.batches) == ([], [[100], [1]])
 
 
 async def test_the_earliest_deadline_goes_first(batcher: Batcher, engine: FakeEngine) -> None:
@@ -298,7 +397,7 @@ async def test_the_death_of_the_queue_is_told_and_nobody_waits_for_ever(engine: 
     assert deaths == ["fault"]
     with pytest.raises(NotReady):
         await queue.submit(picture(2), deadline_s=2000.0)
-    assert device.lanes.free == 1
+    assert device.turns.free == 1
     await queue.close()
     device.close()
 
@@ -407,7 +506,7 @@ async def test_an_engine_that_fails_on_everything_is_given_up(engine: FakeEngine
     await until(lambda: deaths == ["broken"])
     with pytest.raises(NotReady, match=r"it is being replaced"), batcher.admit(1, deadline_s=2000.0):
         pytest.fail("admitted to an engine that is broken")
-    assert device.lanes.free == 1
+    assert device.turns.free == 1
     await batcher.close()
     device.close()
 
@@ -428,7 +527,7 @@ async def test_an_engine_that_hangs_is_given_up_and_its_lane_is_free(engine: Fak
     with pytest.raises(NotReady, match="it is being replaced"):
         await behind
     assert deaths == ["hung"]
-    assert (device.lanes.free, device.stuck) == (1, 1)
+    assert (device.turns.free, device.stuck) == (1, 1)
     assert await device.run(lambda: "another thread", allowed_s=30) == "another thread"
     engine.gate.set()
     await until(lambda: device.stuck == 0)
@@ -463,7 +562,7 @@ async def ways(clock: Clock) -> AsyncIterator[Ways]:
 async def test_a_lonely_image_is_run_on_all_cores(ways: Ways) -> None:
     assert value(await ways.batcher.submit(picture(1), deadline_s=2000.0)) == 1
     assert (ways.wide.batches, ways.narrow.batches) == ([[1]], [])
-    assert ways.device.lanes.free == 2
+    assert ways.device.turns.free == 3
 
 
 async def test_images_that_come_together_are_run_side_by_side(ways: Ways) -> None:
@@ -491,6 +590,32 @@ async def test_what_waits_is_shared_out_evenly_over_the_free_lanes(ways: Ways) -
     ways.wide.gate.set()
     await asyncio.gather(first, *waiting)
     assert sorted(ways.narrow.batches) == [[0, 1], [2, 3]]
+
+
+async def test_one_batch_waits_for_the_first_lane_that_is_free(ways: Ways) -> None:
+    ways.narrow.gate.clear()
+    asked = [asyncio.ensure_future(ways.batcher.submit(picture(number), deadline_s=2000.0)) for number in range(16)]
+    # Four run in each lane, four more wait for the first lane, and the rest can still be overtaken.
+    await until(lambda: ways.device.turns.free == 0 and len(ways.narrow.batches) == 2)
+    assert ways.batcher.waiting == 4
+    ways.narrow.gate.set()
+    assert [value(row) for row in await asyncio.gather(*asked)] == list(range(16))
+    assert ways.wide.batches == []
+    assert ways.device.turns.free == 3
+
+
+@pytest.mark.parametrize(("free", "busy"), [(2, False), (1, False), (0, True), (-1, True)])
+async def test_a_device_without_a_free_lane_is_busy(ways: Ways, free: int, busy: bool) -> None:
+    await ways.device.turns.acquire(2 - free)
+    assert ways.batcher.is_busy is busy
+    ways.device.turns.release(2 - free)
+
+
+async def test_a_device_of_one_lane_leaves_reading_to_others(batcher: Batcher, engine: FakeEngine) -> None:
+    first = await busy(batcher, engine)
+    assert not batcher.is_busy
+    engine.gate.set()
+    await first
 
 
 async def test_two_lanes_are_twice_as_soon_done(ways: Ways) -> None:

@@ -40,6 +40,28 @@ async def test_a_run_that_does_not_end_is_left_to_itself(device: Device) -> None
             await asyncio.sleep(0)
 
 
+async def test_a_run_that_never_began_costs_no_thread(device: Device) -> None:
+    gate, began = threading.Event(), threading.Event()
+    running = [asyncio.ensure_future(device.run(lambda: gate.wait(timeout=60), allowed_s=60)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(RunHung):
+        await device.run(began.set, allowed_s=0.1)
+    assert device.stuck == 0
+    gate.set()
+    assert await asyncio.gather(*running) == [True, True]
+    assert await device.run(began.is_set, allowed_s=60) is False
+
+
+async def test_one_more_run_than_there_are_lanes_may_wait_for_one(device: Device) -> None:
+    assert (device.lanes, device.turns.total, device.free) == (2, 3, 2)
+    for free in (1, 0, 0):
+        await device.turns.acquire()
+        assert device.free == free
+    alone = Device(1)
+    assert (alone.turns.total, alone.free) == (1, 1)
+    alone.close()
+
+
 async def test_a_process_that_was_stopped_has_not_waited(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     now_s, jump_s = loop.time, 0.0
@@ -63,5 +85,5 @@ async def test_a_process_that_was_stopped_has_not_waited(device: Device, monkeyp
 
 async def test_the_whole_device_is_free_again_afterwards(device: Device) -> None:
     async with device.whole():
-        assert device.lanes.free == 0
-    assert device.lanes.free == device.lanes.total
+        assert device.turns.free == 0
+    assert device.turns.free == device.turns.total

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from service.image import ImageLimits
 from service.metrics import Metrics
 from service.predictor import Answer, Predictor, Question
 from tests.conftest import encode
+from tests.service.conftest import until
 
 RED, GREEN = (255, 0, 0), (0, 200, 0)
 NEVER_S = 1e12
@@ -167,3 +169,81 @@ async def test_callers_who_go_leave_nothing_in_the_decoders_queue(
         gate.set()
     await batcher.close()
     device.close()
+
+
+@dataclass
+class Busy:
+    """A predictor on two lanes, both taken, and a decoder that never comes to anything."""
+
+    predictor: Predictor
+    batcher: Batcher
+    device: Device
+
+    async def free(self, waiting: int) -> None:
+        await until(lambda: self.batcher.waiting == waiting)
+        self.device.turns.release(self.device.turns.total)
+
+
+@pytest.fixture
+async def busy(bundle: Bundle, engine: Engine, registry: CollectorRegistry) -> AsyncIterator[Busy]:
+    device, gate = Device(2), threading.Event()
+    way = Way(engine.run, {1: 0.001})
+    batcher = Batcher(device, way, way, limit=40)
+    batcher.start()
+    with ThreadPoolExecutor(1) as decoders:
+        decoders.submit(gate.wait, 60)
+        await device.turns.acquire(device.turns.total)
+        yield Busy(
+            Predictor(
+                bundle,
+                batcher,
+                decoders=decoders,
+                limits=ImageLimits(),
+                pixels=Allowance("pixels", 10**8),
+                metrics=Metrics(registry),
+            ),
+            batcher,
+            device,
+        )
+        gate.set()
+    await batcher.close()
+    device.close()
+
+
+async def test_while_every_core_is_busy_the_lane_reads(busy: Busy, registry: CollectorRegistry) -> None:
+    broken = encode(RED)[:40]
+    asked = asyncio.ensure_future(busy.predictor.analyze(Question([encode(GREEN), broken], NEVER_S, top_k=1)))
+    await busy.free(waiting=2)
+    good, bad = (await asked).answers
+    assert isinstance(good, Answer)
+    assert good.labels[0].name == "green"
+    assert isinstance(bad, BadImage)
+    assert (await asked).timing.decode_s > 0
+    for stage in ("decode", "queue", "infer"):
+        labels = {"model": "colours", "stage": stage}
+        assert registry.get_sample_value("vertebra_stage_duration_seconds_count", labels) == 1
+
+
+async def test_a_large_picture_keeps_no_lane_from_the_others(busy: Busy) -> None:
+    large = asyncio.ensure_future(busy.predictor.analyze(Question([np.zeros((1100, 1000, 3), np.uint8)], NEVER_S)))
+    small = asyncio.ensure_future(busy.predictor.analyze(Question([np.zeros((900, 1000, 3), np.uint8)], NEVER_S)))
+    await busy.free(waiting=1)
+    await small
+    # It still waits for the decoder.
+    assert not large.done()
+    large.cancel()
+    await asyncio.wait([large])
+
+
+async def test_callers_who_go_leave_nothing_in_the_queue_of_the_lanes(busy: Busy) -> None:
+    images = [np.zeros((20, 20, 3), np.uint8) for _ in range(5)]
+    left = [weakref.ref(image) for image in images]
+    asked = [asyncio.ensure_future(busy.predictor.analyze(Question([image], NEVER_S))) for image in images]
+    await asyncio.sleep(0)
+    for task in asked:
+        task.cancel()
+    await asyncio.wait(asked)
+    del images, asked, task
+    gc.collect()
+    assert [image() for image in left] == [None] * 5
+    await busy.free(waiting=0)
