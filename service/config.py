@@ -71,6 +71,11 @@ class Config(BaseSettings):
     default_deadline_s: Annotated[float, Field(gt=0)] = Field(
         30.0, description="How long a caller who names no deadline waits, in seconds."
     )
+    max_connection_age_s: Annotated[int, Field(ge=1)] = Field(
+        300,
+        description="How long a connection lasts, in seconds, so that callers find servers that were added since. "
+        "No call is cut off.",
+    )
     grace_s: Annotated[float, Field(ge=0)] = Field(
         20.0, description="How long requests may take to finish after SIGTERM or SIGINT, in seconds."
     )

@@ -25,8 +25,9 @@ from service.image import ImageLimits
 from service.interceptors import CallInterceptor
 from service.metrics import Metrics
 from service.repository import Model, Ready, Repository, ServingOptions
+from service.servicers.asking import RequestLimits
 from service.servicers.health import LIVENESS, HealthServicer
-from service.servicers.vision import RequestLimits, VisionServicer
+from service.servicers.vision import VisionServicer
 from vertebra.v1 import vision_pb2, vision_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ def _build(config: Config, metrics: Metrics, vision: VisionServicer, health: Hea
             ("grpc.so_reuseport", 0),  # a second server on the address is an error, not a rival
             ("grpc.max_receive_message_length", _TRANSPORT_FACTOR * config.max_request_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_connection_age_ms", 1000 * config.max_connection_age_s),
         ],
     )
     vision_pb2_grpc.add_VisionServicer_to_server(vision, server)

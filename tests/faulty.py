@@ -6,6 +6,7 @@ timed   takes first_ms + each_ms for every image of a batch, to the clock: how m
 poison  raises whenever the fatal image is in the batch
 die     raises on the fatal image and ever after, until another engine is made in its place
 hang    never comes back from the fatal image; engines made after it do. SIGUSR1 lets go of it
+stuck   never comes back from the fatal image, whichever engine has it
 leak    keeps some bytes for every image: the control of the leak test
 """
 
@@ -49,7 +50,7 @@ class FaultyEngine(Engine):
 def main() -> int:
     split = sys.argv.index("--")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=["timed", "poison", "die", "hang", "leak"], required=True)
+    parser.add_argument("--engine", choices=["timed", "poison", "die", "hang", "stuck", "leak"], required=True)
     parser.add_argument("--first-ms", type=float, default=0.0)
     parser.add_argument("--each-ms", type=float, default=0.0)
     parser.add_argument("--leak-bytes", type=int, default=256)
@@ -73,6 +74,8 @@ def _faults(arguments: argparse.Namespace) -> Callable[[], Fault]:
             return _die
         case "hang":
             return _hangs()
+        case "stuck":
+            return lambda: _stuck
         case _:
             return lambda: _leak(arguments.leak_bytes)
 
@@ -108,6 +111,11 @@ def _hangs() -> Callable[[], Fault]:
             released.wait()
 
     return lambda: fault
+
+
+def _stuck(pixels: Pixels) -> None:
+    if _is_fatal(pixels):
+        threading.Event().wait()
 
 
 def _leak(size_bytes: int) -> Fault:

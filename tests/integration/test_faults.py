@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.bundle import CropGeometry
+from service.servicers.health import LIVENESS
 from tests.conftest import Service, colours, encode, metric, mirror, write_bundle
 from tests.faulty import FATAL
 from vertebra.client import Client, ImageError, Unavailable
@@ -210,6 +211,29 @@ def test_an_engine_that_is_lost_is_told_within_two_seconds_and_replaced(
         assert call.result().results[0].status.code == grpc.StatusCode.INTERNAL.value[0]
     is_well(service)
     assert service.stop() == 0
+
+
+def test_a_process_whose_engines_hang_again_and_again_asks_for_its_end(
+    repository: Path, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(repository, "--threads", "2", program=faulty("stuck"))
+    service.wait_for("serving")
+    with grpc.insecure_channel(service.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its types know no method
+        alive = health.Watch(health_pb2.HealthCheckRequest(service=LIVENESS), timeout=60)
+        assert next(alive).status == SERVING
+        ready = health.Watch(health_pb2.HealthCheckRequest(service="colours"), timeout=60)
+        stub = vision_pb2_grpc.VisionStub(channel)
+        # Four are more than may.
+        for _ in range(4):
+            while next(ready).status != SERVING:
+                pass
+            lost = stub.Embed(embed_request(encode(FATAL)), timeout=30)
+            assert lost.results[0].status.code == grpc.StatusCode.INTERNAL.value[0]
+        assert next(alive).status == NOT_SERVING
+    assert service.wait_for("engines hang")["error"] == (
+        "Expected runs that end. Received: 4 that hang; only a new process can help."
+    )
 
 
 def test_a_machine_that_slept_has_not_waited(hanging: Service, channel: grpc.Channel) -> None:

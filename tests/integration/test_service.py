@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -311,6 +312,28 @@ def test_a_caller_that_goes_leaves_nothing_behind(service: Service, channel: grp
         assert time.monotonic() < deadline_s
     assert metric(service, "vertebra_admitted_images", model="colours") == 0
     assert client.classify([encode(RED)]).answers()
+
+
+def test_callers_connect_anew_before_long_and_lose_no_call(
+    repository: Path, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(repository, "--max-connection-age-s", "1")
+    service.wait_for("serving")
+    process, port = psutil.Process(service.process.pid), int(service.address.rsplit(":", 1)[1])
+    callers: set[int] = set()
+    with Client(service.address) as client, contextlib.closing(client.embed_stream(endless())) as stream:
+        deadline_s = time.monotonic() + 60
+        while len(callers) < 4:
+            assert time.monotonic() < deadline_s
+            client.classify([encode(RED)]).answers()
+            next(stream)
+            open_now = process.net_connections()
+            callers |= {each.raddr.port for each in open_now if each.raddr and each.laddr.port == port}
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield encode(GREEN)
 
 
 def test_a_broken_bundle_is_named_and_the_others_serve(repository: Path, start_service: Callable[..., Service]) -> None:

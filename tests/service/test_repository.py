@@ -1,8 +1,10 @@
 """Which models are found, how each is doing, and who answers a request."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,41 @@ async def test_among_several_models_a_name_is_needed(repository: Path, changes: 
         assert failed.error == "Expected a manifest of format 1. Received: format 0."
     finally:
         await models.close()
+
+
+@pytest.mark.parametrize(("room", "at_once"), [(1.0, 1), (2.5, 2)])
+async def test_so_many_bundles_are_read_at_once_as_their_files_have_room(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, room: float, at_once: int
+) -> None:
+    bundle = repository / "colours"
+    for name in ("reds", "greens", "blues"):
+        shutil.copytree(bundle, repository / name)
+    size_bytes = sum(file.stat().st_size for file in (bundle / "1").rglob("*"))
+    reading: list[str] = []
+    gate = threading.Event()
+
+    def read(name: str, *_: object) -> None:
+        reading.append(name)
+        assert gate.wait(timeout=30)
+        raise BundleError("Expected nothing more.")
+
+    monkeypatch.setattr(repositories, "_LOADING_BYTES", int(room * size_bytes))
+    monkeypatch.setattr(repositories, "_read", read)
+    options = replace(OPTIONS, threads=4)
+    metrics = Metrics(CollectorRegistry())
+    models = Repository(
+        repository, options, metrics, _ignore, on_hopeless=lambda: None, pixels=Allowance("pixels", 10**6)
+    )
+    loading = asyncio.ensure_future(models.load())
+    await until(lambda: len(reading) == at_once)
+    # One that should not begin has long begun by then.
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert len(reading) == at_once
+    gate.set()
+    await loading
+    assert sorted(reading) == ["blues", "colours", "greens", "reds"]
+    await models.close()
 
 
 async def test_a_bundle_in_the_wrong_folder_is_refused(repository: Path) -> None:

@@ -13,7 +13,7 @@ from vertebra.client import embeddings
 from vertebra.client.answers import ServedModel
 from vertebra.client.embeddings import Embeddings
 from vertebra.client.errors import FolderError, ImageError
-from vertebra.client.evaluate import image_files
+from vertebra.client.files import image_files
 from vertebra.client.part import Part
 from vertebra.client.sync import Client
 

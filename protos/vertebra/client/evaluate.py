@@ -7,17 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 
 from vertebra.client.answers import Classification, Response
 from vertebra.client.errors import FolderError, ImageError
+from vertebra.client.files import image_files, is_image, is_looked_at
 from vertebra.client.sync import Client
 
-# What a person means as an image, whether the server can read it or not.
-SUFFIXES = {
-    ".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff",
-}  # fmt: skip
-PASSED_OVER = {"__MACOSX"}  # what zip files made on a Mac bring along
 SPLITS = {"train", "val", "valid", "validation", "test"}
 # So many requests keep a server busy while others are on their way.
 IN_FLIGHT = 4
@@ -160,32 +155,6 @@ def evaluate(
         classes=recalls(images, ranks),
         broken=tuple(broken(images, results)),
     )
-
-
-def is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def is_looked_at(name: str) -> bool:
-    return not name.startswith(".") and name not in PASSED_OVER
-
-
-def image_files(folder: str) -> Iterator[str]:
-    # A link that leads back above the class would bring in all the others.
-    seen = {os.path.realpath(each) for each in Path(folder).absolute().parents}
-    for path, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(path)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [each for each in folders if is_looked_at(each)]
-        yield from (os.path.join(path, each) for each in files if is_image(each) and is_looked_at(each))
-
-
-def refuse(error: OSError) -> None:
-    # os.walk() passes over what it cannot read, and the images in it would be missing without a word.
-    raise error
 
 
 def check_labels(wanted: Sequence[str], labels: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from export import labelled
 from export.score import wilson
 from tests.protos.client import conftest
-from vertebra.client import evaluate
+from vertebra.client import evaluate, files
 from vertebra.client.__main__ import main
 from vertebra.v1 import vision_pb2
 
@@ -253,7 +253,7 @@ def test_the_interval_is_the_one_that_training_and_export_report(right: int, ima
 
 def test_folders_are_read_as_training_reads_them(tmp_path: Path) -> None:
     """A Mac's form of a name, links, what a zip file of a Mac brings along, and every suffix."""
-    names = [f"{index}{suffix}" for index, suffix in enumerate(sorted(evaluate.SUFFIXES | {".txt"}))]
+    names = [f"{index}{suffix}" for index, suffix in enumerate(sorted(files.SUFFIXES | {".txt"}))]
     for name in (*names, "deeper/a.jpg", ".hidden/b.jpg", "__MACOSX/c.jpg"):
         path = tmp_path / "data" / unicodedata.normalize("NFD", "\uc0c8") / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from service.call import Call, current_call
 from service.errors import BadRequest, DeadlineUnreachable, EngineFailed, MemoryFull, NotFound, NotReady, Overloaded
 from service.predictor import Analysis, Answer, Question, Timing
 from service.repository import Repository
-from service.servicers.vision import RequestLimits, VisionServicer
+from service.servicers.asking import RequestLimits
+from service.servicers.vision import VisionServicer
 from vertebra.v1 import vision_pb2
 
 LIMITS = RequestLimits(max_images=4, max_bytes=1000, default_deadline_s=30.0)
