@@ -125,7 +125,7 @@ def _manifest(identity: Identity, contents: Contents, images: Sequence[str]) -> 
             name=run.backbone.name,
             source=run.backbone.source,
             licence=run.backbone.licence,
-            weights_sha256=run.backbone.weights_sha256,
+            weights_sha256=run.backbone.weights_sha256 or "",
         ),
         weights_sha256=run.weights_sha256,
         verifications=[bundle_pb2.Verification(**asdict(each)) for each in contents.verifications],

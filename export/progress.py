@@ -21,12 +21,24 @@ class Steps:
     Args:
         total: How many steps there will be.
         console: Where to write.
+
+    Attributes:
+        seconds: How long each finished step took; those of one name together.
     """
 
     def __init__(self, total: int, console: Console) -> None:
         self._total = total
         self._console = console
         self._done = 0
+        self.seconds: dict[str, float] = {}
+
+    def more(self, count: int) -> None:
+        """Count so many more steps than were foreseen."""
+        self._total += count
+
+    def say(self, text: str) -> None:
+        """Tell what a person should read before the next step."""
+        self._console.print(text, highlight=False, markup=False)
 
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -48,4 +60,6 @@ class Steps:
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
             task = bar.add_task(f"{place:<32}", total=total)
             yield lambda done: bar.advance(task, done)
-        self._console.print(f"{place:<32}{time.perf_counter() - started:>7.1f} s", highlight=False, markup=False)
+        taken = time.perf_counter() - started
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + taken, 2)
+        self._console.print(f"{place:<32}{taken:>7.1f} s", highlight=False, markup=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import uuid4
 
 import torch
@@ -69,6 +69,9 @@ def geometry_message(geometry: CropGeometry) -> bundle_pb2.Geometry:
 Geometry = Annotated[CropGeometry, BeforeValidator(_geometry_from_json), PlainSerializer(_geometry_to_json)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Triple = tuple[float, float, float]
+# What is trained: nothing; a head; a head on several stages, or the last stages; late stages; everything; everything,
+# from a random start.
+Regime: TypeAlias = Literal["as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"]
 
 
 class _Frozen(BaseModel):
@@ -112,13 +115,13 @@ class Recipe(_Frozen):
 
 
 class Backbone(_Frozen):
-    """What is known of the backbone that a model was made from; `weights_sha256` is of the pretrained file."""
+    """What is known of the backbone that a model was made from; `weights_sha256` is of the pretrained file, if any."""
 
     name: str
     architecture: str
     source: str
     licence: str
-    weights_sha256: Sha256
+    weights_sha256: Sha256 | None
     stages: tuple[Stage, ...]
     probes: tuple[Probe, ...]
     recipe: Recipe
@@ -163,7 +166,7 @@ class Head(_Frozen):
 class Decision(_Frozen):
     """Which regime a model was made with, and why."""
 
-    name: Literal["as-is", "small-similar"]
+    name: Regime
     reason: str
 
 

@@ -39,6 +39,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.getoption("-m"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: -m slow runs it"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
     """Ctrl-C means what it does on a terminal, for the tests and what they start, also where a shell ignores it."""

@@ -16,7 +16,7 @@ from training.errors import TrainingError
 
 _SETTINGS = SettingsConfigDict(frozen=True, env_prefix="VERTEBRA_", extra="forbid")
 _LOAD = "load torch and timm"
-_BACKBONE = "Name of the backbone: efficientnet_lite0."
+_BACKBONE = "Name of the backbone; README lists them. timm:NAME for any other model of timm."
 _OUT = "Folder of the run, which must not exist yet. Its name becomes the model's."
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vertebra"
 _CACHE_HELP = "Folder of what is computed once, to be deleted at will."
@@ -27,8 +27,8 @@ def _export(run: Path) -> str:
     return f"Export it with: vertebra-export bundle {shlex.quote(str(run))} --repository models"
 
 
-class Fit(BaseSettings):
-    """Train a head on a frozen backbone's features of your images, and make a run of both."""
+class _OfImages(BaseSettings):
+    """What every command that looks at labelled images must know."""
 
     model_config = _SETTINGS
 
@@ -36,25 +36,17 @@ class Fit(BaseSettings):
         description="Folder with a folder per class, or with train and test folders of such; or a .csv or .parquet "
         "table with the columns path and label, and optionally split, group and weight."
     )
-    backbone: str = Field(description=_BACKBONE)
-    out: Path = Field(description=_OUT)
+    backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
+    weights: Path | None = Field(
+        None, description="File of weights to take instead of the published ones: .safetensors, or .pth without code."
+    )
+    download: bool = Field(False, description="Fetch the published weights where they are not on this machine.")
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
     on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="Part of the images to test on, where the data names no splits."
     )
-    seed: int = Field(0, ge=0, description="Draws the split and the folds; another tells how much is luck.")
-    head: Literal["linear", "mlp", "cosine"] = Field(
-        "linear",
-        description="What reads the features: mlp for many images, which takes minutes; cosine for a handful a class.",
-    )
-    views: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="More views of each training image to learn from: the first is its mirror image, the "
-        "others are random crops. Each costs as much time as all images do.",
-    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Every random number follows from it; another tells what is luck.")
     crop_px: int | None = Field(
         None, ge=1, description="Side of the square that the backbone sees, in pixels. Without it: the backbone's own."
     )
@@ -65,14 +57,55 @@ class Fit(BaseSettings):
         "the whole frame. Without it: in proportion to the crop as the backbone's own.",
     )
 
+
+class Fit(_OfImages):
+    """Make the best model of your images that the data and the time allow, and say why it is that one."""
+
+    out: Path = Field(description=_OUT)
+    regime: Literal[
+        "auto", "as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"
+    ] = Field(
+        "auto",
+        description="What is trained: small-similar a head on the frozen backbone; small-different that on all stages, "
+        "or the last stages as well; large-similar the late stages; large-different everything; scratch everything, "
+        "from a random start. auto goes by evidence and tries what is plausible.",
+    )
+    time_limit_min: float = Field(60.0, gt=0, description="How long it may take about, in minutes.")
+    unfreeze_from: str | None = Field(None, description="First part of the backbone that trains: c1 to c5, or top.")
+    epochs: int | None = Field(None, description="How often fine-tuning shows each image.")
+    rate: Literal["recipe/10", "recipe", "range test"] | float | None = Field(
+        None,
+        description="Learning rate: a tenth of the one that the backbone was pretrained with, that one, what a range "
+        "test finds, or a number.",
+    )
+    batch_size: int | None = Field(None, description="Images a step of fine-tuning.")
+    optimizer: Literal["sgd", "adamw"] | None = Field(None, description="sgd has a momentum of 0.9, after Nesterov.")
+    augmentation: Literal["none", "light", "medium", "strong"] | None = Field(
+        None, description="How far fine-tuning changes images. Without it: as far as the regime asks for."
+    )
+    turns: bool = Field(False, description="No side of the images is up: fine-tuning turns them by quarters.")
+    head: Literal["linear", "mlp", "cosine"] = Field(
+        "linear",
+        description="What reads a frozen backbone: mlp for many images, which takes minutes; cosine for a handful a "
+        "class.",
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="More views of each training image for a head to learn from: the first is its mirror image, the "
+        "others are random crops. Each costs as much time as all images do.",
+    )
+
     def cli_cmd(self) -> None:
         """Make the run, then print how good it is and where it lies."""
-        steps = Steps(8, Console(stderr=True))
+        steps = Steps(9, Console(stderr=True))
         with steps.step(_LOAD):
             # As above.
             from training import fit  # noqa: PLC0415
             from training.dataset import Plan  # noqa: PLC0415
 
+        wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer")
         order = fit.Order(
             source=self.data,
             plan=Plan(self.on_bad, self.test_fraction, self.seed),
@@ -83,9 +116,58 @@ class Fit(BaseSettings):
             views=self.views,
             cache=self.cache,
             out=self.out,
+            how=fit.How(
+                regime=self.regime,
+                changes={name: value for name in wished if (value := getattr(self, name)) is not None},
+                augmentation=self.augmentation,
+                turns=self.turns,
+                time_limit_s=60 * self.time_limit_min,
+                weights=self.weights,
+                download=self.download,
+            ),
         )
         print("\n".join(fit.fit(order, steps).result.summary()))
         print(f"Wrote {self.out}, look at {self.out / 'report.html'}. {_export(self.out)}")
+
+
+class Advise(_OfImages):
+    """Say which regime suits your images, and why; nothing is trained."""
+
+    def cli_cmd(self) -> None:
+        """Print the decision."""
+        print(_decided(self)[0])
+
+
+class Probe(_OfImages):
+    """Print how well a linear layer on each stage of the backbone does on your images."""
+
+    def cli_cmd(self) -> None:
+        """Print the table."""
+        print(_decided(self)[1])
+
+
+def _decided(asked: _OfImages) -> tuple[str, str]:
+    """The decision and the table of the probes, in words."""
+    steps = Steps(6, Console(stderr=True))
+    with steps.step(_LOAD):
+        # As above.
+        from training.advice import advise, explain  # noqa: PLC0415
+        from training.dataset import Plan  # noqa: PLC0415
+
+    decision = advise.of(
+        advise.Question(
+            source=asked.data,
+            plan=Plan(asked.on_bad, asked.test_fraction, asked.seed),
+            backbone=asked.backbone,
+            weights=asked.weights,
+            download=asked.download,
+            resize_px=asked.resize_px,
+            crop_px=asked.crop_px,
+            cache=asked.cache,
+        ),
+        steps,
+    )
+    return explain.explain(decision), explain.probe_table(decision.evidence)
 
 
 class Extract(BaseSettings):
@@ -197,7 +279,9 @@ class Train(BaseSettings):
         cli_implicit_flags="toggle",
     )
 
-    fit: CliSubCommand[Fit] = Field(description="Train a head on a frozen backbone's features of your images.")
+    fit: CliSubCommand[Fit] = Field(description="Make the best model of your images that the data and the time allow.")
+    advise: CliSubCommand[Advise] = Field(description="Say which regime suits your images, and why.")
+    probe: CliSubCommand[Probe] = Field(description="Print how well a linear layer on each stage does on your images.")
     extract: CliSubCommand[Extract] = Field(description="Write a backbone's features of your images to a file.")
     describe: CliSubCommand[Describe] = Field(description="Print what is in a run.")
     as_is: CliSubCommand[AsIs] = Field(description="Make a run of a published model as it is, with its own classes.")
@@ -207,7 +291,8 @@ class Train(BaseSettings):
         """Run the command that was given."""
         if get_subcommand(self, is_required=False) is None:
             raise TrainingError(
-                "Expected a command: fit, extract, describe, as-is or refresh. Received: none. See --help"
+                "Expected a command: fit, advise, probe, extract, describe, as-is or refresh. Received: none. "
+                "See --help"
             )
         CliApp.run_subcommand(self)
 

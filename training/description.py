@@ -60,8 +60,11 @@ def _parts(path: Path, described: Run) -> list[str]:
 
 
 def _check_trained(path: Path, described: Run, names: Sequence[str]) -> None:
-    expected = set() if described.regime.name == "as-is" else {name for name in names if name.startswith(_HEAD)}
-    if wrong := sorted(expected.symmetric_difference(described.trained)):
+    regime, trained = described.regime.name, set(described.trained)
+    expected = set() if regime == "as-is" else {name for name in names if name.startswith(_HEAD)}
+    # Whichever else a fine-tuning names must be there; a head alone is all that two of the regimes have.
+    allowed = expected if regime in ("as-is", "small-similar") else set(names)
+    if wrong := sorted((expected - trained) | (trained - allowed)):
         raise RunError(
             f"Expected {path / run.RUN} to name {', '.join(sorted(expected)) or 'nothing'} as trained, which is what "
             f"{described.regime.name} trains. Received: {len(described.trained)} tensors, {wrong[0]} wrongly."

@@ -4,7 +4,9 @@ TrainingError
 ├── BackboneError    no such backbone, or its pretrained weights are missing or not what its card says
 ├── FrozenError      what was to stay as it was pretrained has changed
 ├── CacheError       the cache cannot be read or written
-└── HeadError        no head can be trained as it was asked for
+├── HeadError        no head can be trained as it was asked for
+└── TuningError      fine-tuning cannot begin or go on as it was planned
+    └── CheckpointError  a checkpoint cannot be written, read, or belongs to another training
 """
 
 
@@ -26,3 +28,11 @@ class CacheError(TrainingError):
 
 class HeadError(TrainingError):
     """No head can be trained as it was asked for."""
+
+
+class TuningError(TrainingError):
+    """Fine-tuning cannot begin or go on as it was planned."""
+
+
+class CheckpointError(TuningError):
+    """A checkpoint cannot be written, read, or belongs to another training."""

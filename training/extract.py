@@ -94,7 +94,7 @@ def extract(order: Order, steps: Steps) -> Manifest:
         DataError: The data cannot be read, or holds a file that cannot be used.
         TargetError: A file exists already, or has a suffix that cannot be written.
     """
-    card = backbones.card(order.backbone)
+    card = backbones.ready(backbones.card(order.backbone))
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
     _check_target(order.out)
     images = labelled.read(order.data)

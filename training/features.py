@@ -223,11 +223,41 @@ def rows(
         ) from error
 
 
+def picture(sample: CheckedFile, geometry: CropGeometry) -> image.Picture:
+    """Decode an image as it was when it was checked.
+
+    Args:
+        sample: The image.
+        geometry: Says how large the picture is needed.
+
+    Returns:
+        The picture.
+
+    Raises:
+        DataError: The file is gone or was changed since it was checked, or cannot be read.
+    """
+    try:
+        data = sample.path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Expected {sample.path}, which was there when it was checked. Received: {error.strerror}."
+        ) from error
+    if (received := hashlib.sha256(data)).digest() != sample.sha256:
+        raise DataError(
+            f"Expected {sample.path} as it was when it was checked, with the SHA-256 {sample.sha256.hex()}. "
+            f"Received: {received.hexdigest()}. Start again when nothing writes to it"
+        )
+    try:
+        return image.decode_for(data, geometry, image.ImageLimits())
+    except BadImage as error:
+        raise DataError(f"Expected {sample.path} to be an image that can be read. Received: {error}") from error
+
+
 def _graph_facts(card: Card, geometry: CropGeometry) -> dict[str, str]:
     described = json_format.MessageToDict(geometry_message(geometry), preserving_proto_field_name=True)
     return {
         "backbone": card.backbone.name,
-        "weights_sha256": card.backbone.weights_sha256,
+        "weights_sha256": card.digest(),
         "architecture": card.backbone.architecture,
         "geometry": json.dumps(described, sort_keys=True),
         "scaling": card.scaling.model_dump_json(),
@@ -326,20 +356,5 @@ def _decoded(work: Sequence[_Job], geometry: CropGeometry) -> Generator[_Frame]:
 
 def _read(job: _Job, geometry: CropGeometry) -> list[_Frame]:
     sample = job.sample
-    try:
-        data = sample.path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"Expected {sample.path}, which was there when it was checked. Received: {error.strerror}."
-        ) from error
-    if (received := hashlib.sha256(data)).digest() != sample.sha256:
-        raise DataError(
-            f"Expected {sample.path} as it was when it was checked, with the SHA-256 {sample.sha256.hex()}. "
-            f"Received: {received.hexdigest()}. Start again when nothing writes to it"
-        )
-    try:
-        picture = image.decode_for(data, geometry, image.ImageLimits())
-    except BadImage as error:
-        raise DataError(f"Expected {sample.path} to be an image that can be read. Received: {error}") from error
-    made = views.pixels(picture, job.shown, geometry, sample.sha256)
+    made = views.pixels(picture(sample, geometry), job.shown, geometry, sample.sha256)
     return [_Frame(sample, view, each) for view, each in zip(job.shown, made, strict=True)]

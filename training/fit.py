@@ -1,32 +1,68 @@
-"""From a person's labelled images to a run, on a frozen backbone; every step in order, each in a file of its own."""
+"""From labelled images to a run: evidence, a race of plans, the training that won; every step in a file of its own."""
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from export import labelled, program, run, score, staging
 from export.labelled import Split
-from export.progress import Advance, Steps
-from export.run import EMBEDDING
+from export.progress import Steps
+from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
-from training import backbones, baselines, dataset, features, fitting, freezing, report
+from training import backbones, baselines, dataset, features, freezing, published, race, report, tuned
+from training.advice import advise as advisor
+from training.advice.candidates import Candidate, Regime, candidates
+from training.advice.decide import DECISION, THRESHOLDS, Decision
+from training.advice.explain import explain
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
 from training.errors import FrozenError
-from training.features import Counts, Extractor
-from training.fitting import Examples, Fitted, Kind
+from training.features import Counts
+from training.fitting import Fitted, Kind
 from training.report import HeldOut
-from training.result import METRICS, REPORT, Features, Frozen, Result
+from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
 from training.served import Served, describe
-from training.views import PLAIN, View, views
+from training.source import Source
+from training.tuned import FineTuned, Ground, Probed
+from training.views import views
 
+Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
+
+STEPS = 8
 _BACKBONE = "backbone."  # as Served has it
+# What a fine-tuning may take of the time that is left; the rest is for testing it and writing it down.
+_SPENT = 0.85
+
+
+@dataclass(frozen=True)
+class How:
+    """How a backbone is used.
+
+    Attributes:
+        regime: What is trained; "auto" for what the evidence names and the race confirms.
+        changes: What a person wants otherwise in the plans that fine-tune, by the names of tuning.plan.Plan.
+        augmentation: How far training images are changed; None for what the plan has.
+        turns: Whether no side of the images is up.
+        time_limit_s: How long all of it may take about, in seconds.
+        weights: A file of weights to take instead of the published ones.
+        download: Whether the published ones may be fetched.
+    """
+
+    regime: Regime | Literal["auto"]
+    changes: Mapping[str, object] = field(default_factory=dict)
+    augmentation: Augmentation | None = None
+    turns: bool = False
+    time_limit_s: float = math.inf
+    weights: Path | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,9 +76,10 @@ class Order:
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         head: What reads the backbone.
-        views: How many more views of each training image there are than the plain one.
+        views: How many more views of each training image there are than the plain one, for heads on frozen features.
         cache: The folder of what is computed once.
         out: The run's folder, which must not exist.
+        how: How the backbone is used.
     """
 
     source: Path
@@ -54,6 +91,7 @@ class Order:
     views: int
     cache: Path
     out: Path
+    how: How
 
 
 @dataclass(frozen=True)
@@ -65,195 +103,299 @@ class Trained:
     held_out: Mapping[Split, HeldOut]
 
 
-class _Clock:
-    """Keeps how long each step took, and tells a person."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        started_s = time.perf_counter()
-        with self._steps.step(name, total) as advance:
-            yield advance
-        self.seconds[name] = round(time.perf_counter() - started_s, 2)
-
-
 @dataclass(frozen=True)
-class _Source:
-    """Where the features of one data set are read."""
+class _Start:
+    """What every way of training begins with; a random start has no features."""
 
+    order: Order
     data: Dataset
-    extractor: Extractor
-    shown: tuple[View, ...]
-    cache: Path
-
-    @property
-    def train(self) -> tuple[Sample, ...]:
-        return self.data.splits["train"]
+    card: Card
+    geometry: CropGeometry
+    source: Source | None
+    counts: Counts
+    deadline_s: float
 
     @property
     def held_out(self) -> dict[Split, tuple[Sample, ...]]:
         return {split: samples for split, samples in self.data.splits.items() if split != "train"}
 
-    def plain(self, samples: Sequence[Sample], taps: Sequence[str]) -> dict[str, Tensor]:
-        return self._read(samples, PLAIN, taps)
+    def ground(self) -> Ground:
+        return Ground(
+            card=self.card,
+            geometry=self.geometry,
+            train=self.data.splits["train"],
+            validation=self.data.splits.get("validation", ()),
+            classes=len(self.data.data.labels),
+            turns=self.order.how.turns,
+            cache=self.order.cache,
+            seed=self.order.plan.seed,
+        )
 
-    def matrix(self, taps: tuple[str, ...]) -> Tensor:
-        """All views of the training images, view by view: float32 `[views * N, D]`."""
-        width = sum(self.extractor.taps[tap] for tap in taps)
-        matrix = torch.empty(len(self.shown) * len(self.train), width)
-        for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
-            found = self._read(self.train, view, taps)
-            torch.cat([found[tap] for tap in taps], dim=1, out=part)
-        return matrix
+    def left_s(self) -> float:
+        return self.deadline_s - time.monotonic()
 
-    def _read(self, samples: Sequence[Sample], view: View, taps: Sequence[str]) -> dict[str, Tensor]:
-        found = features.rows(samples, view, self.extractor, self.cache, taps)
-        return {tap: torch.from_numpy(rows) for tap, rows in found.items()}
+
+@dataclass(frozen=True)
+class _Made:
+    """A model, and what it makes of the held-out images."""
+
+    card: Card
+    head: Head
+    module: Served
+    fitted: Fitted | None
+    fine_tuned: FineTuned | None
+    tested: Mapping[Split, HeldOut]
 
 
 def fit(order: Order, steps: Steps) -> Trained:
-    """Make a run of labelled images: freeze the backbone, compute its features once, train a head on them.
+    """Make a run of labelled images.
 
     Args:
         order: What to make.
-        steps: Tells of the seven steps.
+        steps: Tells of the steps: STEPS of them, and those that a race or a fine-tuning adds.
 
     Returns:
-        The run, its folder written whole, with metrics.json and report.html in it.
+        The run, its folder written whole, with metrics.json, decision.json and report.html in it.
 
     Raises:
         BackboneError: There is no such backbone, its weights are not what its card says, or its features no numbers.
         CacheError: The cache cannot be read or written.
         DataError: The images are not what they must be.
         Disagreement: The engine does not answer as torch does.
-        FrozenError: The backbone did not stay as it was pretrained.
+        FrozenError: What was to stay frozen did not stay as it was pretrained.
         HeadError: No head can be trained on them.
         TargetError: The folder exists.
+        TuningError: A plan cannot be followed.
     """
-    card = backbones.card(order.backbone)
-    geometry = backbones.sized(card, order.resize_px, order.crop_px)
+    started_s = time.monotonic()
     staging.refuse_existing(order.out)
-    clock = _Clock(steps)
+    random = order.how.regime == "scratch"
+    card = backbones.card(order.backbone)
+    card = card if random else backbones.ready(card, order.how.weights, order.how.download)
+    geometry = backbones.sized(card, order.resize_px, order.crop_px)
     images = labelled.read(order.source)
-    with clock.step("check the images", len(images)) as advance:
+    with steps.step("check the images", len(images)) as advance:
         data = dataset.prepare(images, order.source, order.plan, order.cache, advance)
-    with clock.step("load the backbone"):
+    source = None if random else _source(order, data, card, geometry, steps)
+    decision, plans = _plans(order, data, card, source, steps)
+    counts = _extract(source, data, steps) if source else Counts(0, 0)
+    start = _Start(order, data, card, geometry, source, counts, started_s + order.how.time_limit_s)
+    raced, plan = _raced(start, plans, steps)
+    made = _make(start, plan, steps)
+    return _write(start, decision, raced, plan, made, steps)
+
+
+def _source(order: Order, data: Dataset, card: Card, geometry: CropGeometry, steps: Steps) -> Source:
+    with steps.step("load the backbone"):
         extractor = features.extractor(card, geometry, order.cache)
-    source = _Source(data, extractor, views(order.views), order.cache)
-    total = len(source.shown) * len(source.train) + sum(map(len, source.held_out.values()))
-    with clock.step("extract features", total) as advance:
-        counts = _extract(source, advance)
-    with clock.step("train the head"):
-        fitted = fitting.fit(order.head, _candidates(card), _examples(source, order.plan.seed))
-    with clock.step("test the head"):
-        tested = {split: _answer(source, fitted, samples) for split, samples in source.held_out.items()}
-        scores = {split: score.score(each.logits, each.expected, data.data.labels) for split, each in tested.items()}
-        compared = baselines.compare(
-            *_known(source, source.train),
-            {split: _known(source, samples) for split, samples in source.held_out.items()},
-        )
-    with clock.step("trace the model"):
-        model, frozen = _assemble(card, geometry, fitted)
-    result = Result(
-        data=data.data,
-        backbone=frozen,
-        features=Features(
-            taps=dict(extractor.taps),
-            views=tuple(view.name for view in source.shown),
-            provider=extractor.engine.provider,
-            from_cache=counts.from_cache,
-            computed=counts.computed,
-        ),
-        head=fitted.result,
-        scores=scores,
-        baselines=compared,
-        seconds=clock.seconds,
-    )
-    with clock.step("write the run"):
-        made = _describe(card, geometry, fitted, model, result)
-        page = report.render(result, made, tested.get("test") or tested["validation"])
-        run.write(order.out, made, model, {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page})
-    return Trained(made, result, tested)
+    shown = views(order.views)
+    return Source(data.splits["train"], extractor, shown, data.data.labels, order.cache, order.plan.seed)
 
 
-def _extract(source: _Source, advance: Advance) -> Counts:
-    samples = [sample for each in source.held_out.values() for sample in each]
-    learnt = features.extract(source.train, source.shown, source.extractor, source.cache, advance)
-    asked = features.extract(samples, (PLAIN,), source.extractor, source.cache, advance)
-    return Counts(learnt.from_cache + asked.from_cache, learnt.computed + asked.computed)
+def _plans(
+    order: Order, data: Dataset, card: Card, source: Source | None, steps: Steps
+) -> tuple[Decision | None, tuple[Candidate, ...]]:
+    """What is worth trying: what was asked for, or what the evidence says."""
+    decision = None
+    if order.how.regime == "auto":
+        assert source is not None  # nothing but a random start has none
+        steps.more(advisor.STEPS)
+        decision = advisor.advise(data, source.extractor, card, order.cache, steps)
+        steps.say(explain(decision))
+        plans = decision.plans
+    else:
+        plans = candidates(order.how.regime, len(data.splits["train"]), None, card.backbone, THRESHOLDS.far)
+    changed = (_changed(plan, order.how) for plan in plans)
+    return decision, tuple(dict.fromkeys(changed))
 
 
-def _candidates(card: Card) -> list[tuple[str, ...]]:
-    """The sets of taps that a head may read, cheapest first."""
-    return [(EMBEDDING,), card.backbone.taps()]
+def _changed(plan: Candidate, how: How) -> Candidate:
+    if plan.tuning is None:
+        return plan
+    # Not copied but made anew: what a person says is checked as the plan's own figures are.
+    tuning = type(plan.tuning).model_validate({**plan.tuning.model_dump(), **how.changes})
+    return plan.model_copy(update={"tuning": tuning, "augmentation": how.augmentation or plan.augmentation})
 
 
-def _examples(source: _Source, seed: int) -> Examples:
-    return Examples(
-        matrix=source.matrix,
-        views=len(source.shown),
-        labels=torch.tensor([sample.label for sample in source.train]),
-        weights=torch.tensor([sample.weight for sample in source.train], dtype=torch.float64),
-        groups=[sample.group for sample in source.train],
-        classes=source.data.data.labels,
-        seed=seed,
-    )
+def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
+    held_out = [sample for split, samples in data.splits.items() if split != "train" for sample in samples]
+    with steps.step("extract features", len(source.shown) * len(source.train) + len(held_out)) as advance:
+        return source.extract(held_out, advance)
 
 
-def _answer(source: _Source, fitted: Fitted, samples: Sequence[Sample]) -> HeldOut:
-    pooled = source.plain(samples, tuple(dict.fromkeys((*fitted.head.taps, EMBEDDING))))
-    with torch.no_grad():
-        logits = fitted.module(pooled)
+def _raced(start: _Start, plans: tuple[Candidate, ...], steps: Steps) -> tuple[Race | None, Candidate]:
+    if len(plans) == 1:
+        return None, plans[0]
+    frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
+    steps.more(race.steps(plans))
+    raced = race.race(start.ground(), plans, frozen, start.left_s(), steps)
+    return raced, plans[raced.chosen]
+
+
+def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
+    """The head that a plan ends or begins with."""
+    assert start.source is not None  # plans that begin with a head on features come with them
+    source = start.source.only(train)
+    if plan.start == "pretrained classifier":
+        return published.head(start.card, start.data.data.labels)
+    if plan.tuning is not None:
+        return source.fit("linear", [plan.taps])
+    # A head alone may read more than the embedding, where cross-validation says so.
+    return source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
+
+
+def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
+    assert start.source is not None  # as above
+    found = start.source.answer(fitted, samples)
+    return np.asarray(found.logits.argmax(1) == found.expected)
+
+
+def _make(start: _Start, plan: Candidate, steps: Steps) -> _Made:
+    """Train by a plan on all training images, and ask about the held-out ones."""
+    fitted = None
+    if plan.start != "random":
+        with steps.step("train the head"):
+            fitted = _fitted(start, plan, start.data.splits["train"])
+    if plan.tuning is None:
+        assert fitted is not None and start.source is not None  # noqa: PT018 - one fact: a frozen plan has a head
+        with steps.step("test the head"):
+            tested = {split: start.source.answer(fitted, samples) for split, samples in start.held_out.items()}
+        backbone, _ = backbones.parted(backbones.pretrained(start.card))
+        module = Served(backbone, fitted.module, start.card.backbone, start.card.scaling)
+        return _Made(start.card, fitted.head, module, fitted, None, tested)
+    steps.more(1 + len(start.held_out))
+    probed = Probed(fitted.head, fitted.module) if fitted else None
+    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s())
+    fine_tuned = tuned.fine_tune(ground, within, probed, steps)
+    tested = {split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()}
+    return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, tested)
+
+
+def _asked(ground: Ground, fine_tuned: FineTuned, samples: Sequence[Sample], steps: Steps) -> HeldOut:
+    found = tuned.answers(fine_tuned.module, ground, samples, steps)
     return HeldOut(
         paths=tuple(sample.path for sample in samples),
         expected=np.array([sample.label for sample in samples]),
-        logits=logits.numpy(),
-        embedding=pooled[EMBEDDING].numpy(),
+        logits=found.logits,
+        embedding=found.embedding,
     )
 
 
-def _known(source: _Source, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """The plain embeddings of images `[N, D]`, and their labels `[N]`."""
-    return source.plain(samples, (EMBEDDING,))[EMBEDDING], torch.tensor([sample.label for sample in samples])
-
-
-def _assemble(card: Card, geometry: CropGeometry, fitted: Fitted) -> tuple[torch.export.ExportedProgram, Frozen]:
-    """The model, and the proof that its backbone is the pretrained one, bit by bit."""
-    backbone, _ = backbones.parted(backbones.pretrained(card))
-    module = Served(backbone, fitted.module, card.backbone, card.scaling)
-    before = freezing.digest(module.backbone.state_dict())
-    model = program.trace(module, geometry)
-    after = freezing.digest(
-        {name.removeprefix(_BACKBONE): each for name, each in model.state_dict.items() if name.startswith(_BACKBONE)}
+def _write(  # noqa: PLR0917
+    start: _Start, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made, steps: Steps
+) -> Trained:
+    data, order = start.data.data, start.order
+    scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
+    with steps.step("compare with simple ways"):
+        compared = _baselines(start)
+    with steps.step("trace the model"):
+        model, trained, frozen = _assemble(start, made)
+    result = Result(
+        data=data,
+        way=_way(order, decision, raced, plan, made),
+        backbone=frozen,
+        features=_features(start),
+        head=made.fitted.result if made.fitted else None,
+        scores=scores,
+        baselines=compared,
+        seconds=dict(steps.seconds),
     )
+    with steps.step("write the run"):
+        described = run.Run(
+            regime=run.Decision(name=plan.regime, reason=_reason(order, decision, raced)),
+            backbone=made.card.backbone,
+            geometry=start.geometry,
+            scaling=made.card.scaling,
+            head=made.head,
+            trained=trained,
+            labels=data.labels,
+            labels_sha256=data.labels_sha256,
+            outputs=describe(model, made.card.backbone),
+            metrics={f"{split}_accuracy": each.accuracy.value for split, each in scores.items()},
+            data_sha256=data.sha256,
+            weights_sha256=run.digest(model),
+        )
+        page = report.render(result, described, made.tested.get("test") or made.tested["validation"])
+        kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page}
+        kept |= {DECISION: decision.text()} if decision else {}
+        kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
+        run.write(order.out, described, model, kept)
+    return Trained(described, result, made.tested)
+
+
+def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram, tuple[str, ...], Frozen]:
+    """The model, what of it was trained, and the proof that all else is the pretrained one, bit by bit."""
+    tuned_names = set(made.fine_tuned.tuned.trained) if made.fine_tuned else set()
+    model = program.trace(made.module, start.geometry)
+    state = model.state_dict
+    trained = tuple(name for name in state if not name.startswith(_BACKBONE) or name in tuned_names)
+    kept = {name: each for name, each in state.items() if name not in trained}
+    parameters = {name for name, _ in made.module.named_parameters()}
+    after = freezing.digest(kept)
+    before = freezing.digest({name: each for name, each in _pretrained(start, made).items() if name in kept})
     if before != after:
-        raise FrozenError(f"Expected the frozen backbone to keep the tensors {before}. Received: {after}.")
+        raise FrozenError(f"Expected what was frozen to keep the tensors {before}. Received: {after}.")
     counted = Frozen(
-        parameters=sum(each.numel() for each in module.backbone.parameters()),
-        buffers=sum(each.numel() for each in backbone.buffers()),
+        parameters=sum(each.numel() for name, each in kept.items() if name in parameters),
+        buffers=sum(each.numel() for name, each in kept.items() if name not in parameters),
         sha256_before=before,
         sha256_after=after,
     )
-    return model, counted
+    return model, trained, counted
 
 
-def _describe(
-    card: Card, geometry: CropGeometry, fitted: Fitted, model: torch.export.ExportedProgram, result: Result
-) -> run.Run:
-    return run.Run(
-        regime=run.Decision(name="small-similar", reason="asked for: the backbone frozen, a head on its features"),
-        backbone=card.backbone,
-        geometry=geometry,
-        scaling=card.scaling,
-        head=fitted.head,
-        trained=tuple(name for name in model.state_dict if not name.startswith(_BACKBONE)),
-        labels=result.data.labels,
-        labels_sha256=result.data.labels_sha256,
-        outputs=describe(model, card.backbone),
-        metrics={f"{split}_accuracy": each.accuracy.value for split, each in result.scores.items()},
-        data_sha256=result.data.sha256,
-        weights_sha256=run.digest(model),
+def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
+    """The tensors of the backbone as they were before anything was trained, by their names in the model."""
+    if made.fitted is None:
+        _, backbone = backbones.scratch(start.card, start.order.plan.seed)
+    else:
+        backbone, _ = backbones.parted(backbones.pretrained(start.card))
+    return {f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()}
+
+
+def _way(order: Order, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made) -> Way:
+    return Way(
+        regime=plan.regime,
+        trains=plan.words(),
+        advised=decision.advised if decision else None,
+        reasons=decision.reasons if decision else (),
+        overridden=_overridden(order),
+        race=raced,
+        imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
+        tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
     )
+
+
+def _overridden(order: Order) -> tuple[str, ...]:
+    """What a person chose themselves."""
+    how = order.how
+    asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
+    asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
+    return tuple(f"{name.replace('_', '-')} {value}" for name, value in {**asked, **how.changes}.items())
+
+
+def _reason(order: Order, decision: Decision | None, raced: Race | None) -> str:
+    if raced:
+        return raced.reason
+    if decision:
+        return "; ".join(decision.reasons)
+    return f"asked for: {order.how.regime}"
+
+
+def _features(start: _Start) -> Features | None:
+    if start.source is None:
+        return None
+    return Features(
+        taps=dict(start.source.extractor.taps),
+        views=tuple(view.name for view in start.source.shown),
+        provider=start.source.extractor.engine.provider,
+        from_cache=start.counts.from_cache,
+        computed=start.counts.computed,
+    )
+
+
+def _baselines(start: _Start) -> tuple[Baseline, ...]:
+    if start.source is None:
+        return ()
+    known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
+    return baselines.compare(*start.source.known(start.source.train), known)

@@ -242,27 +242,44 @@ def _log_loss(logits: Tensor, labels: Tensor, weights: Tensor, doubt: float = 0.
 
 
 def _folds(examples: Examples) -> Tensor:
-    """The fold of each image, int64 `[N]`."""
-    labels = examples.labels.numpy()
+    return folds(examples.labels, examples.groups, examples.classes, examples.seed)
+
+
+def folds(columns: Tensor, grouped: Sequence[str | None], classes: Sequence[str], seed: int) -> Tensor:
+    """Divide images for a cross-validation, every class alike and no group at all.
+
+    Args:
+        columns: The label of each image, int64 `[N]`.
+        grouped: The group of each; None for an image that is on its own.
+        classes: Their names, by column.
+        seed: Draws the folds.
+
+    Returns:
+        The fold of each image, int64 `[N]`, from 0.
+
+    Raises:
+        HeadError: A class has fewer than two images that may be divided.
+    """
+    labels = columns.numpy()
     # An image without a group is a group of its own.
-    groups = [f"{index}" if group is None else f"group {group}" for index, group in enumerate(examples.groups)]
+    groups = [f"{index}" if group is None else f"group {group}" for index, group in enumerate(grouped)]
     apart = Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
-    scarcest = min(range(len(examples.classes)), key=apart.__getitem__)
+    scarcest = min(range(len(classes)), key=apart.__getitem__)
     count = min(_FEW_FOLDS if len(labels) >= _MANY_IMAGES else _FOLDS, apart[scarcest])
     if count < 2:
         raise HeadError(
             "Expected of every class at least 2 training images that are not of one group. Received: "
-            f"{apart[scarcest]} of {examples.classes[scarcest]!r}. Add images, or remove the class."
+            f"{apart[scarcest]} of {classes[scarcest]!r}. Add images, or remove the class."
         )
-    drawn = {"n_splits": count, "shuffle": True, "random_state": examples.seed}
+    drawn = {"n_splits": count, "shuffle": True, "random_state": seed}
     if len(set(groups)) < len(groups):
         parts = StratifiedGroupKFold(**drawn).split(labels, labels, groups)
     else:
         parts = StratifiedKFold(**drawn).split(labels, labels)
-    folds = torch.zeros(len(labels), dtype=torch.int64)
+    drawn_folds = torch.zeros(len(labels), dtype=torch.int64)
     for number, (_, held_out) in enumerate(parts):
-        folds[torch.from_numpy(held_out)] = number
-    return folds
+        drawn_folds[torch.from_numpy(held_out)] = number
+    return drawn_folds
 
 
 def _candidate(

@@ -8,6 +8,7 @@ from export.run import EMBEDDING
 from service.bundle import labels_sha256
 from training import backbones, heads
 from training.backbones import Card
+from training.errors import BackboneError
 from training.served import Served, describe
 
 
@@ -26,7 +27,7 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
         BackboneError: There is no such backbone, or its weights are not what its card says.
         TargetError: The folder exists.
     """
-    card = backbones.card(name)
+    card = backbones.ready(backbones.card(name))
     staging.refuse_existing(out)
     with steps.step("load pretrained weights"):
         module = original(card)
@@ -52,8 +53,10 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
 
 
 def original(card: Card) -> Served:
-    """The published model of a backbone, with its own head."""
+    """The published model of a backbone, with its own head; BackboneError where it has none."""
     backbone, classifier = backbones.parted(backbones.pretrained(card))
+    if classifier is None:
+        raise BackboneError(f"Expected a backbone with classes of its own. Received: {card.backbone.name}, without.")
     head = heads.LinearHead((EMBEDDING,), classifier.in_features, classifier.out_features)
     head.linear = classifier
     return Served(backbone, head, card.backbone, card.scaling)

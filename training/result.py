@@ -7,9 +7,11 @@ from pydantic import BaseModel, ConfigDict
 from export.labelled import Split
 from export.run import Sha256
 from export.score import Estimate, Scores
+from training.tuning.record import Record
 
 METRICS = "metrics.json"
 REPORT = "report.html"
+CURVES = "curves.jsonl"
 
 
 class _Frozen(BaseModel):
@@ -121,6 +123,72 @@ class HeadResult(_Frozen):
     calibration: Calibration
 
 
+class Heat(_Frozen):
+    """One short training of a plan in the race.
+
+    Attributes:
+        plan: Its place among the plans, from 0.
+        regime: Which regime it is of.
+        trains: What it trains, in words.
+        round: From 1.
+        images: How many images it learnt from.
+        epochs: How often it was shown each; 0 where a head was fitted to features.
+        accuracy: On the validation images.
+        seconds: What it took.
+    """
+
+    plan: int
+    regime: str
+    trains: str
+    round: int
+    images: int
+    epochs: int
+    accuracy: float
+    seconds: float
+
+
+class Race(_Frozen):
+    """The plans that were tried on a part of the training images, and the one that won.
+
+    Attributes:
+        images: How many images there were to learn from in it.
+        validation: How many to compare on.
+        heats: In the order in which they were run.
+        chosen: The place of the plan that won, from 0.
+        reason: Why, in words.
+    """
+
+    images: int
+    validation: int
+    heats: tuple[Heat, ...]
+    chosen: int
+    reason: str
+
+
+class Way(_Frozen):
+    """How the backbone was used, and why.
+
+    Attributes:
+        regime: One of the regimes.
+        trains: What it trains, in words.
+        advised: The regime that the evidence named; None where none was gathered.
+        reasons: Why, in sentences; decision.json has the evidence.
+        overridden: What a person chose themselves.
+        race: The plans that were tried; None where there was one alone.
+        imbalance: How unequal classes were treated in fine-tuning; None where nothing was fine-tuned, like the next.
+        tuning: How the fine-tuning went.
+    """
+
+    regime: str
+    trains: str
+    advised: str | None
+    reasons: tuple[str, ...]
+    overridden: tuple[str, ...]
+    race: Race | None
+    imbalance: str | None
+    tuning: Record | None
+
+
 class Baseline(_Frozen):
     """A simple way to use the same features, for comparison."""
 
@@ -133,21 +201,29 @@ class Result(_Frozen):
     """Everything that was measured in a training.
 
     Attributes:
+        way: How the backbone was used, and why.
+        features: None of a random start.
+        head: The head on frozen features: what a fine-tuning started from, and else the model's own. None of a random
+            start.
         scores: By split, of images that were held out.
         seconds: By step, in their order.
     """
 
     data: Data
+    way: Way
     backbone: Frozen
-    features: Features
-    head: HeadResult
+    features: Features | None
+    head: HeadResult | None
     scores: dict[Split, Scores]
     baselines: tuple[Baseline, ...]
     seconds: dict[str, float]
 
     def summary(self) -> tuple[str, ...]:
         """What a person wants to know first: how good it is, and what speaks against believing that."""
-        lines = [self._line(split) for split in self.scores]
+        lines = [f"{self.way.regime}: trained {self.way.trains}"]
+        if self.way.race:
+            lines.append(self.way.race.reason)
+        lines += [self._line(split) for split in self.scores]
         if leaks := len(self.data.leaks):
             are = "image is" if leaks == 1 else "images are"
             lines.append(
@@ -157,7 +233,7 @@ class Result(_Frozen):
         if left_out := len(self.data.left_out):
             were = "file was" if left_out == 1 else "files were"
             lines.append(f"{left_out} {were} left out; {METRICS} names them")
-        if self.head.convergence and not self.head.convergence.converged:
+        if self.head and self.head.convergence and not self.head.convergence.converged:
             lines.append("the solver did not converge: do not trust these figures")
         return tuple(lines)
 

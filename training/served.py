@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from export import program
 from export.run import EMBEDDING, LOGITS, Backbone, Output, Scaling
+from training.architectures import building
+from training.architectures.building import RGB
+from training.errors import BackboneError
 from training.taps import FrozenBackbone, pooled
 
 
@@ -16,10 +19,18 @@ class Served(nn.Module):
         head: Makes logits `[N, labels]` of the pooled taps, by name.
         card: Names the stages, which are served, and the probes, which are not.
         scaling: How pixels are scaled.
+
+    Raises:
+        BackboneError: The backbone takes other pixels than the service has: RGB, or their mean.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, card: Backbone, scaling: Scaling) -> None:
         super().__init__()
+        if (count := building.channels(card.architecture)) not in (1, RGB):
+            raise BackboneError(
+                f"Expected a backbone of {RGB} channels or one, because a service is sent RGB. Received: {card.name} "
+                f"of {count}, which can be trained and not be served."
+            )
         self.backbone = FrozenBackbone(backbone, card, scaling)
         self.head = head
         self._served = (*(stage.name for stage in card.stages), EMBEDDING)
@@ -41,12 +52,15 @@ class Served(nn.Module):
 def describe(model: torch.export.ExportedProgram, card: Backbone) -> tuple[Output, ...]:
     """What the program of a Served module answers, in its order."""
     strides = {stage.name: stage.stride for stage in card.stages}
-    return tuple(_output(name, shape, strides) for name, shape in program.output_shapes(model).items())
+    averaged = building.averages(card.architecture)
+    return tuple(_output(name, shape, strides, averaged) for name, shape in program.output_shapes(model).items())
 
 
-def _output(name: str, shape: tuple[int, ...], strides: dict[str, int]) -> Output:
+def _output(name: str, shape: tuple[int, ...], strides: dict[str, int], averaged: bool) -> Output:
     if name == LOGITS:
         return Output(name=name, kind="logits", shape=shape)
-    if name == EMBEDDING:
+    if name == EMBEDDING and averaged:
         return Output(name=name, kind="embedding", shape=shape, tap="pooled", pooling="avg")
+    if name == EMBEDDING:
+        return Output(name=name, kind="embedding", shape=shape, tap="pre_logits")
     return Output(name=name, kind="feature_map", shape=shape, tap=name, stride=strides[name])

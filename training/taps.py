@@ -1,23 +1,26 @@
-"""The places of a frozen backbone whose numbers are served or learnt from; does not know what is made of them."""
+"""The places of a backbone whose numbers are served or learnt from; does not know what is made of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.run import EMBEDDING, Backbone, Probe, Scaling
-from training.freezing import Frozen
+from export.run import EMBEDDING, Backbone, Scaling
+from training.architectures import building
+from training.architectures.building import RGB
 
 
-class FrozenBackbone(Frozen):
+class TappedBackbone(nn.Module):
     """A backbone without its head: pixels in, the map of every stage and probe and the embedding out.
 
+    The embedding is what the classifier read in pretraining. Everything in it learns, unless it is frozen.
+
     Args:
-        backbone: A module of timm; its head, if it has one, is not used.
+        backbone: A module as backbones.build makes it; its head, if it has one, is not used.
         card: Names its stages and probes.
-        scaling: How its input is made of pixels.
+        scaling: How its input is made of pixels; its three channels are gone through again for a backbone of more.
     """
 
     module: Any  # torch's types do not know the methods that timm's modules have beside forward
@@ -25,28 +28,76 @@ class FrozenBackbone(Frozen):
     deviation: Tensor
 
     def __init__(self, backbone: nn.Module, card: Backbone, scaling: Scaling) -> None:
-        super().__init__(backbone)
-        self._stages = tuple(stage.name for stage in card.stages)
-        self._probes = card.probes
+        super().__init__()
+        self.module = backbone
+        self._stages = {stage.name: stage.module for stage in card.stages}
+        self._probes = {probe.name: probe.module for probe in card.probes}
+        self._classifier = building.classifier(backbone)
+        self._grey = building.channels(card.architecture) == 1
+        channels = RGB if self._grey else building.channels(card.architecture)
         # A run keeps its scaling in words; beside the weights it would be a second truth.
-        self.register_buffer("mean", _channels(scaling.mean), persistent=False)
-        self.register_buffer("deviation", _channels(scaling.deviation), persistent=False)
+        self.register_buffer("mean", _channels(scaling.mean, channels), persistent=False)
+        self.register_buffer("deviation", _channels(scaling.deviation, channels), persistent=False)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Run the backbone once.
 
         Args:
-            pixels: uint8 `[N, H, W, 3]`, RGB.
+            pixels: uint8 `[N, H, W, 3]`, RGB; a backbone of one channel sees the mean of the three, once they are
+                scaled. One of another count takes as many as it has.
 
         Returns:
             float32: the feature map of every stage `[N, channels, H / stride, W / stride]`, that of every probe
             `[N, channels, h, w]`, and the embedding `[N, D]`, by name.
         """
+        x = self.scaled(pixels)
+        return self._of_timm(x) if building.of_timm(self.module) else self._of_another(x)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """The backbone's input, float32 `[N, channels, H, W]`, of pixels uint8 `[N, H, W, 3]`."""
         x = pixels.permute(0, 3, 1, 2).float()  # [N, 3, H, W], 0 to 255
-        with _probed(self.module, self._probes) as probed:
-            features, maps = self.module.forward_intermediates((x - self.mean) / self.deviation)
+        x = (x - self.mean) / self.deviation
+        return x.mean(dim=1, keepdim=True) if self._grey else x
+
+    def _of_timm(self, x: Tensor) -> dict[str, Tensor]:
+        places = [each["module"] for each in self.module.feature_info]
+        indices = [places.index(module) for module in self._stages.values()]
+        with _watched(self.module, self._probes) as probed:
+            features, maps = self.module.forward_intermediates(x, indices=indices)
         embedding = self.module.forward_head(features, pre_logits=True)  # [N, D]
         return {**dict(zip(self._stages, maps, strict=True)), **probed, EMBEDDING: embedding}
+
+    def _of_another(self, x: Tensor) -> dict[str, Tensor]:
+        read: list[Tensor] = []
+        classifier = self.module.get_submodule(self._classifier)
+        hook = classifier.register_forward_pre_hook(lambda _, given: read.extend(given))
+        try:
+            with _watched(self.module, {**self._stages, **self._probes}) as maps:
+                self.module(x)
+        finally:
+            hook.remove()
+        return {**maps, EMBEDDING: read[0]}
+
+
+class FrozenBackbone(TappedBackbone):
+    """A TappedBackbone that learns nothing, whatever is done to what holds it: see freezing.Frozen.
+
+    Args:
+        backbone: As a TappedBackbone takes it, like the others.
+        card: Names its stages and probes.
+        scaling: How its input is made of pixels.
+    """
+
+    def __init__(self, backbone: nn.Module, card: Backbone, scaling: Scaling) -> None:
+        super().__init__(backbone, card, scaling)
+        self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        """Stay in eval mode."""
+        del mode
+        super().train(False)
+        return self
 
 
 class Taps(nn.Module):
@@ -80,8 +131,8 @@ def pooled(answers: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _probed(module: nn.Module, probes: Sequence[Probe]) -> Iterator[dict[str, Tensor]]:
-    """What the probed modules give while the block runs, by the probes' names."""
+def _watched(module: nn.Module, places: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """What modules give while the block runs; `places` has their paths by the names of what they give."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
@@ -91,7 +142,7 @@ def _probed(module: nn.Module, probes: Sequence[Probe]) -> Iterator[dict[str, Te
         return hook
 
     # Only for the block: a tensor that stays behind in a module is nothing that torch.export can record.
-    hooks = [module.get_submodule(each.module).register_forward_hook(keep(each.name)) for each in probes]
+    hooks = [module.get_submodule(path).register_forward_hook(keep(name)) for name, path in places.items()]
     try:
         yield seen
     finally:
@@ -99,5 +150,5 @@ def _probed(module: nn.Module, probes: Sequence[Probe]) -> Iterator[dict[str, Te
             each.remove()
 
 
-def _channels(values: tuple[float, float, float]) -> Tensor:
-    return (torch.tensor(values) * 255).reshape(1, 3, 1, 1)
+def _channels(values: tuple[float, float, float], count: int) -> Tensor:
+    return (torch.tensor([values[channel % RGB] for channel in range(count)]) * 255).reshape(1, count, 1, 1)

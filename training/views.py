@@ -72,7 +72,7 @@ def _augmented(picture: Image.Image, view: View, geometry: CropGeometry, sha256:
     # torchvision's own transforms draw from one generator that all threads share; only its functions are used. On a
     # Pillow image they end in Pillow, whose whole-number arithmetic gives the same pixels on every machine.
     random = np.random.default_rng([*sha256, view.number])
-    left, top, width, height = _box(picture.width, picture.height, random)
+    left, top, width, height = box(picture.width, picture.height, _AREA, random)
     shown: Image.Image = functional.resized_crop(
         picture,
         top,
@@ -90,9 +90,21 @@ def _augmented(picture: Image.Image, view: View, geometry: CropGeometry, sha256:
     return np.asarray(shown)
 
 
-def _box(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw the left, top, width and height of a part of a picture."""
-    area = width * height * random.uniform(*_AREA)
+def box(
+    width: int, height: int, area_range: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw the left, top, width and height of a part of a picture, in pixels.
+
+    Args:
+        width: The picture's.
+        height: The picture's.
+        area_range: How much of its area the part has at least and at most.
+        random: What it is drawn with.
+
+    Returns:
+        At least one pixel; a part that would be wider or higher than the picture is cut.
+    """
+    area = width * height * random.uniform(*area_range)
     ratio = math.exp(random.uniform(*np.log(_RATIO)))
     # A picture that is too narrow for the box cuts it.
     box_width = min(width, max(1, round(math.sqrt(area * ratio))))

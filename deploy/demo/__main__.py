@@ -112,7 +112,7 @@ def make_elpv() -> list[Cell]:
     if not (ROOT / RUNS / "elpv").exists():
         print(f"{cells.LICENCE}\n", flush=True)
         cells.write_table(known, ROOT / CELLS / "cells.csv")
-        run("vertebra-train", "fit", *ON_CELLS, "--backbone", BACKBONE, "--out", f"{RUNS}/elpv")
+        run("vertebra-train", "fit", *ON_CELLS, "--regime", "small-similar", "--out", f"{RUNS}/elpv")
     if not (ROOT / CELLS / "features.npz").exists():
         run("vertebra-train", "extract", *ON_CELLS, "--backbone", BACKBONE, "--out", f"{CELLS}/features.npz")
     if not is_made("elpv"):

@@ -40,12 +40,15 @@ def main() -> None:
             views=arguments.views,
             cache=Path(folder) / "cache",
             out=Path(folder) / "run",
+            how=fit.How("small-similar"),
         )
         print(results.cell("cifar10", key, partial(measure, order)))
 
 
 def measure(order: fit.Order) -> dict[str, object]:
-    result = fit.fit(order, Steps(8, Console(stderr=True))).result
+    made = fit.fit(order, Steps(fit.STEPS, Console(stderr=True)))
+    result = made.result
+    assert result.head is not None  # a head is all that is trained
     scores = result.scores["test"]
     return {
         "accuracy": scores.accuracy.model_dump(),

@@ -101,8 +101,9 @@ def measure(protocol: Protocol, seed: int, views: int, cache: Path) -> dict[str,
             views=views,
             cache=cache,
             out=Path(folder) / "run",
+            how=fit.How("small-similar"),
         )
-        made = fit.fit(order, Steps(8, Console(quiet=True)))
+        made = fit.fit(order, Steps(fit.STEPS, Console(quiet=True)))
     held_out, scores = made.held_out["test"], made.result.scores["test"]
     right = held_out.logits.argmax(axis=1) == held_out.expected
     types = dict(zip(cells.paths, cells.types, strict=True))
@@ -115,7 +116,7 @@ def measure(protocol: Protocol, seed: int, views: int, cache: Path) -> dict[str,
         "poly": float(right[kinds == "poly"].mean()),
         "test_images": len(right),
         "leaks": len(made.result.data.leaks),
-        "taps": len(made.result.head.taps),
+        "taps": len(made.run.head.taps),
     }
 
 

@@ -12,6 +12,7 @@ from export.progress import Steps
 from service.bundle import CropGeometry, Interpolation, sha256_of
 from training import backbones, regimes
 from training.backbones import Card
+from training.result import Features, HeadResult, Result
 
 
 def quiet(total: int) -> Steps:
@@ -83,3 +84,15 @@ def changed_weights(small: Card, tmp_path: Path) -> Card:
     data[-1] ^= 1
     (tmp_path / "changed.pth").write_bytes(data)
     return replace(small, weights=lambda: tmp_path / "changed.pth")
+
+
+def head_of(result: Result) -> HeadResult:
+    """What is said of the head of a run that is no random start."""
+    assert result.head is not None
+    return result.head
+
+
+def features_of(result: Result) -> Features:
+    """What is said of its features."""
+    assert result.features is not None
+    return result.features

@@ -7,6 +7,7 @@ import pytest
 
 from export import run
 from export.errors import RunError
+from tests.training.conftest import head_of
 from tests.training.test_refresh import HEADS, write_trained
 from tests.training.test_report import Training
 from training import backbones
@@ -72,7 +73,8 @@ def test_it_says_what_the_run_is_and_how_good(trained: Path) -> None:
         "head      linear on c3, b4, embedding",
         "labels    2: bee, cat",
         "data      photos: 26 train, 8 test; 0 left out, 0 leaks",
-        "measured  test: accuracy 75.0% (40.9% to 92.9%), balanced 75.0% (49.5% to 93.2%), macro-F1",
+        "measured  small-similar: trained the head on the embedding",
+        "          test: accuracy 75.0% (40.9% to 92.9%), balanced 75.0% (49.5% to 93.2%), macro-F1",
     ):
         assert any(each.startswith(line[:60]) for each in lines), line
 
@@ -81,13 +83,13 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
     result = measured(trained, tmp_path)
     leak = Leak(split="test", path="a.png", twin="b.png", kind="duplicate")
     fault = Fault(path="c.png", reason="empty")
-    convergence = result.head.convergence
+    convergence = head_of(result).convergence
     assert convergence is not None
     stopped = convergence.model_copy(update={"converged": False})
     worse = result.model_copy(
         update={
             "data": result.data.model_copy(update={"leaks": (leak,), "left_out": (fault, fault)}),
-            "head": result.head.model_copy(update={"convergence": stopped}),
+            "head": head_of(result).model_copy(update={"convergence": stopped}),
         }
     )
     (trained / METRICS).write_text(worse.model_dump_json())

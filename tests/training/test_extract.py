@@ -103,7 +103,7 @@ def test_another_size_gives_the_features_of_that_size(order: Order, registered: 
     expected = live(registered, list(map(Path, manifest.paths)), manifest.geometry)["embedding"]
     with np.load(order.out) as arrays:
         close(arrays["embedding"], expected)
-    with pytest.raises(BackboneError, match=r"Expected a crop of 64 to 1024 pixels, a multiple of 32.* Received: 100"):
+    with pytest.raises(BackboneError, match=r"Expected a crop of 32 to 1024 pixels, a multiple of 32.* Received: 100"):
         run(replace(order, crop_px=100))
 
 

@@ -25,14 +25,14 @@ from export.progress import Advance, Steps
 from service import bundle as bundles
 from service import image
 from service.engine import Arrays, Engine
-from tests.training.conftest import quiet
+from tests.training.conftest import features_of, head_of, quiet
 from tests.training.test_store import largest_file
 from training import backbones, features, fit, mlp, report, store
 from training.__main__ import main
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError
-from training.fit import Order, Trained
+from training.fit import How, Order, Trained
 from training.fitting import Kind
 from training.result import Result
 
@@ -47,6 +47,7 @@ STEPS = [
     "extract features",
     "train the head",
     "test the head",
+    "compare with simple ways",
     "trace the model",
     "write the run",
 ]
@@ -112,7 +113,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(small: Card, graphs: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
     folder = tmp_path_factory.mktemp("fit")
     shutil.copytree(graphs, folder / "cache")
-    order = Order(images, Plan(), "small", None, None, "linear", 1, folder / "cache", folder / "runs" / "colours")
+    order = Order(
+        images,
+        Plan(),
+        "small",
+        None,
+        None,
+        "linear",
+        1,
+        folder / "cache",
+        folder / "runs" / "colours",
+        How("small-similar"),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "CARDS", {"small": small})
         return Fit(order, fit.fit(order, quiet(7)))
@@ -128,7 +140,18 @@ def cache(graphs: Path, tmp_path: Path) -> Path:
 def order(registered: Card, cache: Path, tmp_path: Path) -> Order:
     """Two classes of eight images each, nothing of them in the cache yet."""
     data = draw_classes(tmp_path / "data", ["blue", "red"], 8)
-    return Order(data, Plan(), registered.backbone.name, None, None, "linear", 0, cache, tmp_path / "runs" / "two")
+    return Order(
+        data,
+        Plan(),
+        registered.backbone.name,
+        None,
+        None,
+        "linear",
+        0,
+        cache,
+        tmp_path / "runs" / "two",
+        How("small-similar"),
+    )
 
 
 @pytest.fixture
@@ -164,8 +187,9 @@ def test_an_easy_problem_is_solved(made: Fit) -> None:
     result = made.trained.result
     assert result.data.images == {"train": (11, 11, 11), "test": (3, 3, 3)}
     assert result.scores["test"].accuracy.value == 1.0
-    assert result.head.convergence is not None
-    assert result.head.convergence.converged
+    convergence = head_of(result).convergence
+    assert convergence is not None
+    assert convergence.converged
     assert made.trained.run.metrics == {"test_accuracy": 1.0}
     assert list(result.seconds) == STEPS[:-1]
     assert [each.name for each in result.baselines] == ["kNN", "SGD head"]
@@ -236,11 +260,11 @@ def test_the_head_on_cached_features_is_the_head_on_live_pixels(made: Fit) -> No
 
 @pytest.mark.usefixtures("registered")
 def test_a_second_fit_passes_no_image_through_the_backbone(made: Fit, tmp_path: Path, runs: list[int]) -> None:
-    assert made.trained.result.features.from_cache == 0
-    assert made.trained.result.features.computed == 2 * 33 + 9
+    assert features_of(made.trained.result).from_cache == 0
+    assert features_of(made.trained.result).computed == 2 * 33 + 9
     again = fit.fit(replace(made.order, out=tmp_path / "again"), quiet(7))
     assert runs == []
-    assert (again.result.features.from_cache, again.result.features.computed) == (2 * 33 + 9, 0)
+    assert (features_of(again.result).from_cache, features_of(again.result).computed) == (2 * 33 + 9, 0)
     # And because nothing in it is left to chance, it gives the same bits.
     assert again.run.weights_sha256 == made.trained.run.weights_sha256
     assert again.result.head == made.trained.result.head
@@ -255,7 +279,7 @@ def test_another_view_geometry_or_file_misses_the_cache(made: Fit, registered: C
     }
     draw(computed["file"].source / "red" / "00.png", COLOURS["red"], 77)
     found = {name: fit.fit(replace(order, out=tmp_path / name), quiet(7)) for name, order in computed.items()}
-    counts = {name: each.result.features.computed for name, each in found.items()}
+    counts = {name: features_of(each.result).computed for name, each in found.items()}
     assert counts["views"] == 33
     assert counts["geometry"] == 2 * 33 + 9
     # Another file draws another split, and an image that is learnt from has one view more.
@@ -276,13 +300,13 @@ def test_other_weights_miss_the_cache(
     )
     monkeypatch.setattr(backbones, "CARDS", {"small": other})
     trained = fit.fit(replace(made.order, out=tmp_path / "run"), quiet(7))
-    assert trained.result.features.from_cache == 0
+    assert features_of(trained.result).from_cache == 0
     assert sum(runs) >= 2 * 33 + 9
 
 
 def test_more_views_are_of_training_images_alone(order: Order) -> None:
     trained = fit.fit(replace(order, views=2), quiet(7))
-    assert trained.result.features.views == ("plain", "mirrored", "augmented-1")
+    assert features_of(trained.result).views == ("plain", "mirrored", "augmented-1")
     assert {split: sum(each) for split, each in trained.result.data.images.items()} == {"train": 12, "test": 4}
     views = {}
     for facts in (order.cache / "features").glob("*/facts.json"):
@@ -305,10 +329,10 @@ def test_the_file_of_the_backbone_and_the_images_are_left_as_they_are(made: Fit,
 def test_other_heads_are_trained_on_request(head: Kind, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "_LEAST_STEPS", 40)  # enough for an easy problem
     trained = fit.fit(replace(order, head=head), quiet(7))
-    assert (trained.run.head.kind, trained.result.head.kind) == (head, head)
+    assert (trained.run.head.kind, head_of(trained.result).kind) == (head, head)
     assert trained.result.scores["test"].accuracy.value == 1.0
     assert all(name.startswith("head.") for name in trained.run.trained)
-    assert trained.result.head.convergence is None
+    assert head_of(trained.result).convergence is None
 
 
 def test_two_images_a_class_are_enough(order: Order) -> None:
@@ -319,7 +343,7 @@ def test_two_images_a_class_are_enough(order: Order) -> None:
     ]
     trained = fit.fit(replace(order, source=table(order.source / "t.csv", rows, "path,label,split")), quiet(7))
     assert trained.result.data.images == {"train": (2, 2), "test": (2, 2)}
-    assert trained.result.head.folds == 2
+    assert head_of(trained.result).folds == 2
     assert trained.result.scores["test"].accuracy.value == 1.0
 
 
@@ -333,9 +357,9 @@ def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) ->
     trained = fit.fit(replace(order, source=source), quiet(7))
     assert list(trained.result.scores) == ["validation"]
     assert trained.result.data.images == {"train": (6, 6), "validation": (2, 2)}
-    assert trained.result.head.folds == 3  # as many as a class has groups
+    assert head_of(trained.result).folds == 3  # as many as a class has groups
     assert trained.run.metrics == {"validation_accuracy": 1.0}
-    assert "validation: accuracy 100.0%" in trained.result.summary()[0]
+    assert "validation: accuracy 100.0%" in trained.result.summary()[1]
 
 
 def test_features_that_are_no_numbers_are_named(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +402,8 @@ class Program:
             "small",
             "--cache",
             order.cache,
+            "--regime",
+            "small-similar",
             "--out",
             out or order.out,
         ]
@@ -405,14 +431,15 @@ def vertebra(order: Order, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_fit_prints_how_good_it_is_and_the_next_command(vertebra: Program, order: Order) -> None:
     status, out, err = vertebra()
     assert status == 0
-    first, last = out.splitlines()
+    regime, first, last = out.splitlines()
+    assert regime == "small-similar: trained the head on the embedding"
     assert first.startswith("test: accuracy 100.0% (")
     assert "4 images; for comparison: kNN 50.0%" in first
     assert last == (
         f"Wrote {order.out}, look at {order.out}/report.html. Export it with: "
         f"vertebra-export bundle {order.out} --repository models"
     )
-    assert [line.split()[0] for line in err.splitlines()] == [f"{number}/8" for number in range(1, 9)]
+    assert [line.split()[0] for line in err.splitlines()] == [f"{number}/9" for number in range(1, 10)]
 
 
 def test_an_empty_folder_is_refused(vertebra: Program, tmp_path: Path) -> None:
@@ -522,12 +549,12 @@ def test_a_run_that_exists_is_left_alone(vertebra: Program, order: Order) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--crop-px", 100], r"Expected a crop of 64 to 1024 pixels, a multiple of 32, for small\. Received: 100\."),
+        (["--crop-px", 100], r"Expected a crop of 32 to 1024 pixels, a multiple of 32, for small\. Received: 100\."),
         (["--crop-px", 0], r"--crop-px: Input should be greater than or equal to 1"),
         (["--crop-px", 96, "--resize-px", 64], r"Expected a resize of 96 \(the crop\) to 2048 pixels\. Received: 64\."),
         (["--views", -1], r"--views: Input should be greater than or equal to 0"),
         (["--test-fraction", 1], r"--test-fraction: Input should be less than 1"),
-        (["--backbone", "nope"], r"Expected one of the backbones efficientnet_lite0, small\. Received: nope\."),
+        (["--backbone", "nope"], r"Expected one of the backbones .*, small, .* Received: nope\."),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_work(
@@ -544,6 +571,7 @@ class Interrupted:
         self._steps = steps
         self._name = name
         self._moment = moment
+        self.seconds = steps.seconds
 
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -626,7 +654,8 @@ def start(name, prepare=lambda: None):
     if pid := os.fork():
         return pid
     prepare()
-    sys.argv = ["vertebra-train", "fit", "--data", data, "--backbone", "small", "--cache", cache, "--out", out + name]
+    given = ["--data", data, "--backbone", "small", "--cache", cache, "--regime", "small-similar"]
+    sys.argv = ["vertebra-train", "fit", *given, "--out", out + name]
     status = 70
     try:
         status = main()
@@ -670,5 +699,5 @@ def test_two_fits_on_one_cache_at_once_and_a_signal_from_outside(order: Order, s
     assert a.weights_sha256 == b.weights_sha256
     assert hidden(order.cache) == []
     again = fit.fit(order, quiet(7))
-    assert (again.result.features.from_cache, again.result.features.computed) == (16, 0)
+    assert (features_of(again.result).from_cache, features_of(again.result).computed) == (16, 0)
     assert again.run.weights_sha256 == a.weights_sha256

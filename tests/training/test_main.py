@@ -76,16 +76,16 @@ def test_refresh_rebuilds_the_program(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["as-is", "nope", "--out", "run"], "Expected one of the backbones efficientnet_lite0. Received: nope."),
+        (["as-is", "nope", "--out", "run"], "Expected one of the backbones alexnet, convnext_tiny, "),
         (["as-is", "efficientnet_lite0"], "Expected --out. Received: none. See --help"),
-        (["fit", "--data", "x", "--out", "y"], "Expected --backbone. Received: none. See --help"),
+        (["fit", "--data", "x"], "Expected --out. Received: none. See --help"),
         (["describe", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
         (
             ["extract", "--data", "x", "--backbone", "efficientnet_lite0", "--out", "x.txt"],
             "Expected a file that ends in .npz or .parquet. Received: x.txt.",
         ),
         (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
-        ([], "Expected a command: fit, extract, describe, as-is or refresh. Received: none."),
+        ([], "Expected a command: fit, advise, probe, extract, describe, as-is or refresh. Received: none."),
     ],
 )
 def test_an_expected_error_is_one_line(

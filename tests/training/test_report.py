@@ -18,6 +18,7 @@ from export.run import Decision as Regime
 from export.run import Head, Output, Run, Scaling
 from export.score import Bin, score, wilson
 from service.bundle import CropGeometry, Interpolation, labels_sha256
+from tests.training.conftest import head_of
 from training import backbones
 from training.report import HeldOut, render
 from training.result import (
@@ -32,6 +33,7 @@ from training.result import (
     Leak,
     Result,
     Trial,
+    Way,
 )
 
 INLINE = {"b", "strong", "em", "code", "a"}
@@ -111,6 +113,16 @@ class Training:
     def result(self) -> Result:
         return Result(
             data=self.data(),
+            way=Way(
+                regime="small-similar",
+                trains="the head on the embedding",
+                advised=None,
+                reasons=(),
+                overridden=("regime small-similar",),
+                race=None,
+                imbalance=None,
+                tuning=None,
+            ),
             backbone=Frozen(parameters=10, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64),
             features=Features(
                 taps={"embedding": 6}, views=("plain",), provider="CPUExecutionProvider", from_cache=3, computed=5
@@ -233,7 +245,7 @@ def test_what_was_left_out_is_listed_and_any_name_can_be_written(training: Train
 def test_what_went_wrong_is_told(training: Training) -> None:
     result = training.result()
     stopped = Convergence(iterations=500, gradient=0.1, tolerance=1e-5, converged=False)
-    head = result.head.model_copy(update={"convergence": stopped})
+    head = head_of(result).model_copy(update={"convergence": stopped})
     backbone = result.backbone.model_copy(update={"sha256_after": "f" * 64})
     text = training.page(result.model_copy(update={"head": head, "backbone": backbone})).words
     assert "The solver stopped before it was done: after 500 steps the gradient was 1.0e-01" in text
@@ -246,7 +258,7 @@ def test_what_went_wrong_is_told(training: Training) -> None:
 def test_a_head_without_solver_and_penalty_has_none_in_its_page(training: Training) -> None:
     result = training.result()
     trial = Trial(taps=("embedding",), l2=None, accuracy=0.7, deviation=0.02, log_loss=0.51, chosen=True)
-    head = result.head.model_copy(update={"convergence": None, "trials": (trial,), "kind": "mlp"})
+    head = head_of(result).model_copy(update={"convergence": None, "trials": (trial,), "kind": "mlp"})
     text = training.page(result.model_copy(update={"head": head})).words
     assert "What was trained is an MLP head of 14 numbers on embedding." in text
     assert "embedding \N{EN DASH} 70.0 % ± 2.0 0.5100 chosen" in text
@@ -255,7 +267,7 @@ def test_a_head_without_solver_and_penalty_has_none_in_its_page(training: Traini
 
 def test_a_head_without_candidates_has_no_table_of_them(training: Training) -> None:
     result = training.result()
-    head = result.head.model_copy(update={"trials": ()})
+    head = head_of(result).model_copy(update={"trials": ()})
     assert "Candidates" in training.page().words
     assert "Candidates" not in training.page(result.model_copy(update={"head": head})).words
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from export import program
-from training import backbones, regimes
+from training import backbones, heads, regimes
 from training.backbones import Card
-from training.served import describe
+from training.errors import BackboneError
+from training.served import Served, describe
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +43,19 @@ def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
 def test_scaling_is_not_among_the_weights(small: Card) -> None:
     module = regimes.original(small)
     assert all(name.startswith(("backbone.module.", "head.linear.")) for name in module.state_dict())
+
+
+def test_a_backbone_of_four_channels_is_not_served(small: Card) -> None:
+    four = backbones.with_channels(small, 4)
+    _, module = backbones.scratch(four, 0)
+    message = r"Expected a backbone of 3 channels or one, because a service is sent RGB. Received: small of 4"
+    with pytest.raises(BackboneError, match=message):
+        Served(module, heads.LinearHead(("embedding",), 256, 2), four.backbone, four.scaling)
+
+
+def test_an_embedding_that_is_no_mean_is_not_called_one() -> None:
+    card, module = backbones.scratch(backbones.card("lenet5"), 0)
+    served = Served(module, heads.LinearHead(("embedding",), 84, 2), card.backbone, card.scaling)
+    outputs = {output.name: output for output in describe(program.trace(served, card.geometry), card.backbone)}
+    assert (outputs["embedding"].tap, outputs["embedding"].pooling) == ("pre_logits", None)
+    assert outputs["c3"].shape == (120, 1, 1)

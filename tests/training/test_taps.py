@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training import backbones, taps
 from training.backbones import Card
-from training.taps import FrozenBackbone, Taps
+from training.taps import FrozenBackbone, TappedBackbone, Taps
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,28 @@ def test_scaling_is_taken_from_its_words_and_not_kept_beside_the_weights(backbon
     torch.testing.assert_close(backbone.mean.flatten(), torch.tensor(small.scaling.mean) * 255)
     torch.testing.assert_close(backbone.deviation.flatten(), torch.tensor(small.scaling.deviation) * 255)
     assert not {"mean", "deviation"} & set(backbone.state_dict())
+
+
+def test_a_backbone_that_is_not_frozen_learns_and_gives_the_same(
+    small: Card, pixels: Tensor, answers: dict[str, Tensor]
+) -> None:
+    free = TappedBackbone(backbones.parted(backbones.pretrained(small))[0], small.backbone, small.scaling).eval()
+    found = free(pixels)
+    for name, answer in answers.items():
+        torch.testing.assert_close(found[name], answer)
+    found["embedding"].sum().backward()
+    assert all(each.grad is not None for each in free.parameters())
+    assert free.train().module.training
+    assert all(name.startswith("module.") for name in free.state_dict())
+
+
+def test_one_channel_is_the_mean_of_three_and_of_more_each_is_scaled(small: Card) -> None:
+    shown = torch.randint(0, 256, (2, 64, 64, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    grey, four = (backbones.with_channels(small, count) for count in (1, 4))
+    tapped = TappedBackbone(backbones.scratch(grey, 0)[1], grey.backbone, grey.scaling).eval()
+    more = TappedBackbone(backbones.scratch(four, 0)[1], four.backbone, four.scaling).eval()
+    assert more.mean.flatten().tolist() == pytest.approx([value * 255 for value in (0.4, 0.5, 0.6, 0.4)])
+    with torch.inference_mode():
+        assert more(shown)["embedding"].shape == (2, 256)
+        x = (shown[..., :3].permute(0, 3, 1, 2).float() - tapped.mean) / tapped.deviation
+        torch.testing.assert_close(tapped(shown[..., :3])["embedding"], tapped.module(x.mean(dim=1, keepdim=True)))

@@ -1,0 +1,51 @@
+"""The null that is shipped is of the weights that are shipped, and says how unusual a distance is."""
+
+import math
+
+import pytest
+
+from training import backbones
+from training.advice import null, shift
+from training.advice.null import Null
+
+NULL = Null(
+    backbone="small",
+    weights_sha256="0" * 64,
+    origin="drawn",
+    images=(16, 64),
+    layers=("a", "b"),
+    mean=((0.0, 1.0), (-2.0, 1.0)),
+    deviation=((1.0, 2.0), (0.5, 2.0)),
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (16, [3, 1]),
+        (64, [10, 1]),
+        (32, [4 / 0.75, 1]),  # half-way, by the logarithm
+        (2, [3, 1]),
+        (5000, [10, 1]),
+    ],
+)
+def test_a_distance_is_told_in_deviations_for_as_many_images(images: int, expected: list[float]) -> None:
+    assert NULL.z({"b": math.exp(3), "a": math.exp(3)}, images) == pytest.approx(expected)
+
+
+def test_no_distance_at_all_is_a_number() -> None:
+    assert all(map(math.isfinite, NULL.z({"a": 0.0, "b": 0.0}, 16)))
+
+
+def test_that_of_lite0_names_its_batch_norms() -> None:
+    card = backbones.card("efficientnet_lite0")
+    found = null.load("efficientnet_lite0", card.backbone.weights_sha256 or "")
+    assert found is not None
+    assert found.layers == tuple(shift.norms(backbones.pretrained(card)))
+    assert all(value > 0 for row in found.deviation for value in row)
+    assert list(found.images) == sorted(found.images)
+
+
+def test_there_is_none_for_other_weights_or_another_backbone() -> None:
+    assert null.load("efficientnet_lite0", "0" * 64) is None
+    assert null.load("small", "0" * 64) is None

@@ -1,0 +1,59 @@
+"""The range test reads a rate from losses, far below where they explode."""
+
+import math
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from tests.training.tuning.teacher import Colours, plan, tunable
+from training.errors import TuningError
+from training.tuning import range_test
+from training.tuning.loss import Objective
+
+PLAIN = Objective(Fabric(accelerator="cpu", devices=1), 0.0, None, bf16=False, channels_last=False)
+RATES = [1e-5 * 10 ** (5 * step / 79) for step in range(80)]
+
+
+def test_the_steepest_fall_is_taken() -> None:
+    """A step down around 0.001: steepest there."""
+    losses = [2 - 1 / (1 + math.exp(-4 * (math.log10(rate) + 3))) for rate in RATES]
+    found = range_test.read(RATES, losses)
+    assert found.diverged is None
+    assert found.chosen == found.steepest == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_tenth_of_where_it_explodes_is_the_most() -> None:
+    losses = [2 - 1 / (1 + math.exp(-4 * (math.log10(rate) + 2))) for rate in RATES[:55]] + [3.0, 9.0]
+    found = range_test.read(RATES[:57], losses)
+    assert found.diverged == RATES[56]
+    assert found.steepest is not None
+    assert found.steepest > found.chosen == pytest.approx(RATES[56] / 10)
+
+
+def test_where_nothing_falls_the_cap_is_taken() -> None:
+    found = range_test.read(RATES[:40], [1 + step / 10 for step in range(40)])
+    assert found.steepest is None
+    assert found.chosen == pytest.approx(RATES[39] / 10)
+
+
+def test_it_leaves_the_model_alone() -> None:
+    model = tunable()
+    model.arrange(plan())
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    found = range_test.test(model, plan(), Colours(), PLAIN)
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert len(found.rates) == len(found.losses) > 20
+    assert 1e-5 < found.chosen <= 0.1
+    assert min(found.losses) < found.losses[0]
+
+
+def test_a_model_that_gives_no_numbers_is_told() -> None:
+    model = tunable()
+    model.arrange(plan())
+    with torch.no_grad():
+        model.get_parameter("head.linear.bias").fill_(float("nan"))
+    with pytest.raises(
+        TuningError, match=r"Expected losses to find a learning rate by. Received: 0 at rates from 1e-05"
+    ):
+        range_test.test(model, plan(), Colours(), PLAIN)

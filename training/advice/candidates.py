@@ -1,0 +1,97 @@
+"""What each regime would do, as plans that can be raced; does not know which of them suits the data."""
+
+import math
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from export.run import EMBEDDING, Backbone
+from training.tuning.plan import Plan
+
+Regime: TypeAlias = Literal["as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"]
+
+_BATCH = 64
+# A rate that rises and falls over fewer steps has done neither.
+_FEWEST_STEPS = 200
+_MOST_EPOCHS = 20
+
+
+class Candidate(BaseModel):
+    """One plan of a regime.
+
+    Attributes:
+        regime: Which it is of.
+        start: Where the head comes from: the pretrained classifier, a linear probe on cached features, or nowhere, like
+            the rest of the backbone then.
+        taps: What the head reads.
+        augmentation: How far training images are changed.
+        tuning: How backbone and head are trained after that; None where they are not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    regime: Regime
+    start: Literal["pretrained classifier", "linear probe", "random"]
+    taps: tuple[str, ...]
+    augmentation: Literal["none", "flip", "light", "medium"]
+    tuning: Plan | None
+
+    def words(self) -> str:
+        """What it trains, for a person."""
+        if self.regime == "as-is":
+            return "nothing"
+        if self.tuning is None:
+            return "the head on the embedding" if len(self.taps) == 1 else "the head on the embedding and all stages"
+        if self.start == "random":
+            return "everything, from a random start"
+        return f"the head and the backbone from {self.tuning.unfreeze_from} on"
+
+
+def candidates(
+    regime: Regime, images: int, shift: float | None, backbone: Backbone, far: float
+) -> tuple[Candidate, ...]:
+    """The plans of a regime, cheapest first.
+
+    Args:
+        regime: The regime.
+        images: How many training images there are.
+        shift: How far they are from the pretraining's, in deviations; None where that is not known.
+        backbone: Names its stages, from early to late.
+        far: The shift from which on batch norms of a backbone that trains whole had better follow the images.
+
+    Returns:
+        At least one.
+    """
+    stages = [stage.name for stage in backbone.stages]
+    if regime == "as-is":
+        return (_candidate(regime, "pretrained classifier", "none"),)
+    if regime == "small-similar":
+        return (_candidate(regime, "linear probe", "flip"),)
+    if regime == "small-different":
+        frozen = Candidate(regime=regime, start="linear probe", taps=backbone.taps(), augmentation="flip", tuning=None)
+        # How many of the last stages is a matter of the race.
+        deeper = (_tuning(name, images) for name in (stages[-1], stages[-2]))
+        return (frozen, *(_candidate(regime, "linear probe", "medium", plan) for plan in deeper))
+    if regime == "large-similar":
+        return (_candidate(regime, "linear probe", "light", _tuning(stages[-2], images)),)
+    if regime == "large-different":
+        plan = _tuning(stages[0], images)
+        if shift is not None and shift > far:
+            plan = plan.model_copy(update={"batch_norm": "train"})
+        return (_candidate(regime, "linear probe", "light", plan),)
+    plan = _tuning(stages[0], images).model_copy(update={"rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"})
+    return (_candidate(regime, "random", "medium", plan),)
+
+
+def _candidate(
+    regime: Regime,
+    start: Literal["pretrained classifier", "linear probe", "random"],
+    augmentation: Literal["none", "flip", "light", "medium"],
+    tuning: Plan | None = None,
+) -> Candidate:
+    return Candidate(regime=regime, start=start, taps=(EMBEDDING,), augmentation=augmentation, tuning=tuning)
+
+
+def _tuning(unfreeze_from: str, images: int) -> Plan:
+    epochs = math.ceil(_FEWEST_STEPS * _BATCH / images)
+    return Plan(unfreeze_from=unfreeze_from, batch_size=_BATCH, epochs=max(1, min(_MOST_EPOCHS, epochs)))

@@ -1,0 +1,204 @@
+"""Races the plans that are worth it on a part of the training images, within a time; the test images are never read.
+
+Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. Of those
+that end within one standard error of the best, the cheapest wins.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.progress import Steps
+from training import fitting, tuned
+from training.advice.candidates import Candidate
+from training.dataset import Sample
+from training.fitting import Fitted
+from training.result import Heat, Race
+from training.tuned import Ground, Probed
+
+# Of the time that is left for everything, what the first and the second round may take.
+_ROUNDS = (0.15, 0.25)
+# Of the images of a class a short training shows at least so many.
+_FEWEST_A_CLASS = 8
+# A fine-tuning has two, and asking about the validation images is one.
+_STEPS_OF_A_TRIAL = 3
+
+Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
+Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """How plans of a frozen backbone are tried.
+
+    Attributes:
+        fit: Trains the head that a plan begins or ends with.
+        right: Says which images a head answers rightly: bool `[N]`.
+    """
+
+    fit: Fit
+    right: Score
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A plan on the way: which validation images it has right so far, and whether it has been trained to its end."""
+
+    plan: Candidate
+    right: NDArray[np.bool_]
+    is_whole: bool = True
+
+
+def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps) -> Race:
+    """Find the plan that does best on images that it does not learn from.
+
+    Args:
+        ground: The images; a part of those to learn from is held out, unless there are images to validate on.
+        plans: The plans, cheapest first; at least one.
+        frozen: How heads on the frozen backbone are tried.
+        limit_s: The time that is left for the race and for the training after it, in seconds.
+        told: Tells of the steps.
+
+    Returns:
+        What was tried, and what won.
+
+    Raises:
+        HeadError: A class has fewer than two images that may be divided.
+        TuningError: No plan can be followed.
+    """
+    learnt, asked = _parted(ground)
+    short = replace(ground, train=learnt, validation=())
+    heats: list[Heat] = []
+    runners: dict[int, _Runner] = {}
+    for place, plan in enumerate(plans):
+        if plan.tuning is None:
+            started_s = time.monotonic()
+            with told.step(f"try {plan.words()}"):
+                right = frozen.right(frozen.fit(plan, learnt), asked)
+            heats.append(_heat(place, plan, 1, len(learnt), right, time.monotonic() - started_s))
+            runners[place] = _Runner(plan, right)
+    left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
+    for number, part in enumerate(_ROUNDS, start=1):
+        for place in left:
+            # What has been trained to its end already learns nothing from being trained again.
+            if place in runners and runners[place].is_whole:
+                continue
+            started_s = time.monotonic()
+            trial = _trial(short, plans[place], frozen, part * limit_s / len(left))
+            right = _ran(trial, asked, told)
+            heats.append(_heat(place, trial.plan, number, len(trial.ground.train), right, time.monotonic() - started_s))
+            runners[place] = _Runner(plans[place], right, trial.is_whole)
+        left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
+    chosen, reason = _winner(runners)
+    return Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
+
+
+def steps(plans: Sequence[Candidate]) -> int:
+    """How many steps a race has at most."""
+    frozen = sum(plan.tuning is None for plan in plans)
+    first = len(plans) - frozen
+    return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
+
+
+def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float) -> tuple[Ground, Candidate]:
+    """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
+
+    Args:
+        ground: The images.
+        plan: The plan; one that fine-tunes.
+        probed: The head that it starts from.
+        limit_s: How long it may take, in seconds.
+
+    Returns:
+        The images and the plan that fit.
+    """
+    assert plan.tuning is not None  # a head on frozen features takes what it takes
+    affordable = tuned.images_per_s(ground, plan, probed) * limit_s
+    epochs = min(plan.tuning.epochs, max(1, int(affordable / len(ground.train))))
+    fewer = ground.train
+    if affordable < len(fewer):
+        fewer = _some(fewer, max(int(affordable), _FEWEST_A_CLASS * ground.classes))
+    cut = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": epochs})})
+    return replace(ground, train=fewer), cut
+
+
+@dataclass(frozen=True)
+class _Trial:
+    ground: Ground
+    plan: Candidate
+    probed: Probed | None
+    is_whole: bool
+
+
+def _trial(ground: Ground, plan: Candidate, frozen: Frozen, limit_s: float) -> _Trial:
+    probed = None
+    if plan.start != "random":
+        fitted = frozen.fit(plan, ground.train)
+        probed = Probed(fitted.head, fitted.module)
+    cut_ground, cut_plan = within(ground, plan, probed, limit_s)
+    return _Trial(cut_ground, cut_plan, probed, cut_plan == plan and cut_ground.train == ground.train)
+
+
+def _ran(trial: _Trial, asked: tuple[Sample, ...], steps: Steps) -> NDArray[np.bool_]:
+    made = tuned.fine_tune(trial.ground, trial.plan, trial.probed, steps)
+    found = tuned.answers(made.module, trial.ground, asked, steps)
+    return np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
+
+
+def _parted(ground: Ground) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The images to learn from in a race, and those to compare plans on."""
+    if ground.validation:
+        return ground.train, ground.validation
+    labels = torch.tensor([sample.label for sample in ground.train])
+    names = [str(column) for column in range(ground.classes)]
+    fold = fitting.folds(labels, [sample.group for sample in ground.train], names, ground.seed)
+    parted = list(zip(ground.train, fold.tolist(), strict=True))
+    return tuple(each for each, number in parted if number), tuple(each for each, number in parted if not number)
+
+
+def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    """So many of the images, of every class about the same part; in the order in which they were."""
+    by_class: dict[int, list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_class.setdefault(sample.label, []).append(place)
+    part = count / len(samples)
+    chosen = [place for places in by_class.values() for place in places[: max(1, round(part * len(places)))]]
+    return tuple(samples[place] for place in sorted(chosen))
+
+
+def _heat(  # noqa: PLR0917
+    place: int, plan: Candidate, number: int, images: int, right: NDArray[np.bool_], seconds: float
+) -> Heat:
+    return Heat(
+        plan=place,
+        regime=plan.regime,
+        trains=plan.words(),
+        round=number,
+        images=images,
+        epochs=plan.tuning.epochs if plan.tuning else 0,
+        accuracy=float(right.mean()),
+        seconds=round(seconds, 1),
+    )
+
+
+def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
+    """The cheapest plan that is no more than one standard error of the difference behind the best."""
+    best = max(sorted(runners), key=lambda place: float(runners[place].right.mean()))
+    for place in sorted(runners):
+        behind = runners[best].right.astype(float) - runners[place].right
+        error = float(behind.std() / math.sqrt(len(behind)))
+        if behind.mean() <= error:
+            break
+    won, first = runners[place], runners[best]
+    said = f"{won.plan.words()} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
+    if place == best:
+        return place, f"{said}, more than anything else that was tried"
+    return place, (
+        f"{said}; the best, {first.plan.words()}, {first.right.mean():.1%}, which is within one standard error "
+        f"({error:.1%}) and dearer"
+    )

@@ -1,0 +1,96 @@
+"""The features of one data set as a head learns them; does not know what is decided by what it makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.progress import Advance
+from export.run import EMBEDDING
+from training import features, fitting
+from training.dataset import Sample
+from training.features import Counts, Extractor
+from training.fitting import Examples, Fitted, Kind
+from training.report import HeldOut
+from training.views import PLAIN, View
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the features of one data set are read.
+
+    Attributes:
+        train: The images to learn from.
+        extractor: The backbone as the engine runs it.
+        shown: The views of each of them, the plain one first.
+        classes: The names of the classes, by column.
+        cache: The folder of what is computed once.
+        seed: Draws the folds.
+    """
+
+    train: tuple[Sample, ...]
+    extractor: Extractor
+    shown: tuple[View, ...]
+    classes: tuple[str, ...]
+    cache: Path
+    seed: int
+
+    def only(self, train: Sequence[Sample]) -> "Source":
+        """The same with fewer images to learn from."""
+        return replace(self, train=tuple(train))
+
+    def extract(self, held_out: Sequence[Sample], advance: Advance) -> Counts:
+        """Put into the cache what it lacks: all views of the training images, and the held-out ones as they are."""
+        learnt = features.extract(self.train, self.shown, self.extractor, self.cache, advance)
+        asked = features.extract(held_out, (PLAIN,), self.extractor, self.cache, advance)
+        return Counts(learnt.from_cache + asked.from_cache, learnt.computed + asked.computed)
+
+    def fit(self, kind: Kind, candidates: Sequence[tuple[str, ...]]) -> Fitted:
+        """Train a head on the training images; see fitting.fit."""
+        return fitting.fit(kind, candidates, self._examples())
+
+    def answer(self, fitted: Fitted, samples: Sequence[Sample]) -> HeldOut:
+        """What a head makes of images, as they are."""
+        pooled = self._plain(samples, tuple(dict.fromkeys((*fitted.head.taps, EMBEDDING))))
+        with torch.no_grad():
+            logits = fitted.module(pooled)
+        return HeldOut(
+            paths=tuple(sample.path for sample in samples),
+            expected=np.array([sample.label for sample in samples]),
+            logits=logits.numpy(),
+            embedding=pooled[EMBEDDING].numpy(),
+        )
+
+    def known(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """The plain embeddings of images `[N, D]`, and their labels `[N]`."""
+        return self._plain(samples, (EMBEDDING,))[EMBEDDING], torch.tensor([sample.label for sample in samples])
+
+    def _examples(self) -> Examples:
+        return Examples(
+            matrix=self._matrix,
+            views=len(self.shown),
+            labels=torch.tensor([sample.label for sample in self.train]),
+            weights=torch.tensor([sample.weight for sample in self.train], dtype=torch.float64),
+            groups=[sample.group for sample in self.train],
+            classes=self.classes,
+            seed=self.seed,
+        )
+
+    def _matrix(self, taps: tuple[str, ...]) -> Tensor:
+        """All views of the training images, view by view: float32 `[views * N, D]`."""
+        width = sum(self.extractor.taps[tap] for tap in taps)
+        matrix = torch.empty(len(self.shown) * len(self.train), width)
+        for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
+            found = self._read(self.train, view, taps)
+            torch.cat([found[tap] for tap in taps], dim=1, out=part)
+        return matrix
+
+    def _plain(self, samples: Sequence[Sample], taps: Sequence[str]) -> dict[str, Tensor]:
+        return self._read(samples, PLAIN, taps)
+
+    def _read(self, samples: Sequence[Sample], view: View, taps: Sequence[str]) -> dict[str, Tensor]:
+        found = features.rows(samples, view, self.extractor, self.cache, taps)
+        return {tap: torch.from_numpy(rows) for tap, rows in found.items()}

@@ -1,0 +1,256 @@
+"""Fine-tunes a backbone and the head that a probe of it gave, on checked images; chooses no plan and scores nothing."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.progress import Advance, Steps
+from export.run import EMBEDDING, LOGITS, Head, geometry_message
+from service.bundle import CropGeometry
+from training import backbones, heads
+from training.advice.candidates import Candidate
+from training.backbones import Card
+from training.dataset import Sample
+from training.parts import parts
+from training.served import Served
+from training.taps import TappedBackbone, pooled
+from training.tuning import augmentation, batches, imbalance, loop, pixels
+from training.tuning.batches import Augmented, Plain
+from training.tuning.crops import Crops
+from training.tuning.imbalance import Treatment
+from training.tuning.journal import METRICS
+from training.tuning.loop import Learner, Lessons
+from training.tuning.model import HEAD, Tunable
+from training.tuning.order import Order
+from training.tuning.origin import Origin
+from training.tuning.plan import Plan
+from training.tuning.record import Tuned
+
+_TRAININGS = "trainings"
+_BATCH = 64
+_TIMED = 16
+# Batch norm in train mode cannot take one image alone.
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a model is fine-tuned on.
+
+    Attributes:
+        card: The backbone; with weights, unless a plan starts from random numbers.
+        geometry: How the service makes pixels.
+        train: The images to learn from.
+        validation: Images to choose the best epoch by; none to keep the last one.
+        classes: How many classes there are.
+        turns: Whether no side of the images is up.
+        cache: The folder of what is computed once.
+        seed: Every random number follows from it.
+    """
+
+    card: Card
+    geometry: CropGeometry
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    classes: int
+    turns: bool
+    cache: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A head that is trained already, and what it is."""
+
+    head: Head
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model makes of images: logits float32 `[N, C]` and embeddings float32 `[N, D]`."""
+
+    logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model, what its head is, and how it came about.
+
+    Attributes:
+        card: The backbone's card; one without weights where the start was random.
+        module: The model as it is served.
+        head: Its head.
+        tuned: How it came about.
+        treatment: How unequal classes were treated.
+        curves: What was measured at every step and epoch, a line of JSON each.
+    """
+
+    card: Card
+    module: Served
+    head: Head
+    tuned: Tuned
+    treatment: Treatment
+    curves: str
+
+
+def fine_tune(ground: Ground, candidate: Candidate, probed: Probed | None, steps: Steps) -> FineTuned:
+    """Fine-tune a model by a plan; what a killed process had done of it is gone on from.
+
+    Args:
+        ground: The images and the backbone.
+        candidate: What is trained, and how.
+        probed: The head to start from; None for a random one, which starts with a random backbone only.
+        steps: Tells of two steps.
+
+    Returns:
+        The model.
+
+    Raises:
+        BackboneError: The weights are missing or not what the card says.
+        CacheError: The cache cannot be read or written.
+        DataError: A file is gone or was changed since it was checked.
+        FrozenError: What was to stay as it was has changed.
+        TuningError: The plan cannot be followed.
+    """
+    assert candidate.tuning is not None  # what trains nothing has no business here
+    plan = candidate.tuning.model_copy(update={"seed": ground.seed})
+    card, learner, head = _learner(ground, probed)
+    with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance:
+        framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
+        validation = _plain(ground.validation, ground, advance) if ground.validation else None
+    treatment = imbalance.choose(_counts(ground))
+    feed = _feed(ground, candidate, plan, framed, treatment)
+    lessons = Lessons(
+        feed=feed,
+        validation=validation,
+        sha256=_digest(ground, candidate),
+        offset=torch.tensor(treatment.offsets) if any(treatment.offsets) else None,
+    )
+    folder = ground.cache / _TRAININGS / _digest(ground, candidate)
+    with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
+        tuned = loop.tune(learner, lessons, plan, folder, advance)
+    curves = (folder / METRICS).read_text(encoding="utf-8")
+    shutil.rmtree(folder)
+    return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves)
+
+
+def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) -> float:
+    """How many images a second a plan trains on here, measured on a few; it takes a second or two."""
+    assert candidate.tuning is not None
+    model = _learner(ground, probed)[1].model
+    model.arrange(candidate.tuning)
+    model.train()
+    shape = (_TIMED, ground.geometry.crop_height_px, ground.geometry.crop_width_px, 3)
+    shown, seconds = torch.zeros(shape, dtype=torch.uint8), []
+    for _ in range(2):
+        started_s = time.perf_counter()
+        torch.autograd.backward(model(shown).sum())
+        seconds.append(time.perf_counter() - started_s)
+    return _TIMED / min(seconds)
+
+
+def answers(module: nn.Module, ground: Ground, samples: Sequence[Sample], steps: Steps) -> Answers:
+    """Ask a model about images, as the service would show them to it.
+
+    Args:
+        module: Gives logits and embedding of pixels, as Served does.
+        ground: Says how pixels are made and where they are kept.
+        samples: The images.
+        steps: Tells of one step.
+
+    Returns:
+        The answers, in the order of the samples.
+    """
+    found: list[dict[str, Tensor]] = []
+    with steps.step("ask about held-out images", 2 * len(samples)) as advance, torch.inference_mode():
+        for batch in _plain(samples, ground, advance).batches():
+            given = module(batch.pixels)
+            found.append({name: given[name] for name in (LOGITS, EMBEDDING)})
+            advance(len(batch.labels))
+    logits, embedding = (torch.cat([each[name] for each in found]).numpy() for name in (LOGITS, EMBEDDING))
+    return Answers(logits, embedding)
+
+
+def _learner(ground: Ground, probed: Probed | None) -> tuple[Card, Learner, Head]:
+    start: Origin
+    if probed is None:
+        card, backbone = backbones.scratch(ground.card, ground.seed)
+        head, start = Head(kind="linear", taps=(EMBEDDING,)), "random"
+        module = _random_head(backbone, card, ground, head)
+    else:
+        card, backbone = ground.card, backbones.parted(backbones.pretrained(ground.card))[0]
+        # A copy, because it is trained on, and the probe may be the start of another plan.
+        head, start, module = probed.head, "pretrained", deepcopy(probed.module)
+    tapped = TappedBackbone(backbone, card.backbone, card.scaling)
+    model = Tunable(tapped, module, head.taps, card.backbone, parts(backbone, card.backbone))
+    warmed: Origin = "random" if probed is None else "warmed"
+    origins = {name: warmed if name.startswith(f"{HEAD}.") else start for name in model.state_dict()}
+    return card, Learner(model, origins, card.backbone.recipe), head
+
+
+def _random_head(backbone: nn.Module, card: Card, ground: Ground, head: Head) -> nn.Module:
+    tapped = TappedBackbone(backbone, card.backbone, card.scaling).eval()
+    shape = (1, ground.geometry.crop_height_px, ground.geometry.crop_width_px, 3)
+    with torch.inference_mode():
+        widths = {name: each.shape[1] for name, each in pooled(tapped(torch.zeros(shape, dtype=torch.uint8))).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ground.seed)
+        return heads.build(head, widths, ground.classes)
+
+
+def _counts(ground: Ground) -> list[float]:
+    counts = Counter(sample.label for sample in ground.train)
+    return [float(counts[column]) for column in range(ground.classes)]
+
+
+def _feed(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treatment: Treatment) -> Augmented:
+    name: augmentation.Preset = "light" if candidate.augmentation == "flip" else candidate.augmentation
+    images = batches.images(ground.train, framed, treatment)
+    return Augmented(
+        data=images,
+        order=Order(
+            images.labels,
+            plan.batch_size,
+            balanced=treatment.kind == "balanced sampling",
+            fewest=_FEWEST if plan.batch_norm == "train" else 1,
+        ),
+        augmentation=augmentation.preset(name, turns=ground.turns, images=len(ground.train), epochs=plan.epochs),
+        crops=Crops(ground.geometry, epochs=plan.epochs),
+        seed=ground.seed,
+    )
+
+
+def _plain(samples: Sequence[Sample], ground: Ground, advance: Advance) -> Plain:
+    kept = pixels.served(samples, ground.geometry, ground.cache, advance)
+    return Plain(kept, np.array([sample.label for sample in samples]), _BATCH)
+
+
+def _digest(ground: Ground, candidate: Candidate) -> str:
+    """Names all that the fine-tuned weights follow from."""
+    hashed = hashlib.sha256(candidate.model_dump_json().encode())
+    facts = (ground.card.backbone.weights_sha256, ground.card.backbone.architecture, ground.turns, ground.seed)
+    hashed.update(json.dumps(facts).encode())
+    hashed.update(geometry_message(ground.geometry).SerializeToString(deterministic=True))
+    for samples in (ground.train, ground.validation):
+        for each in samples:
+            hashed.update(each.sha256 + f"{each.label} {each.weight}".encode())
+    return hashed.hexdigest()
+
+
+def _served(learner: Learner, card: Card, tuned: Tuned) -> Served:
+    module = Served(learner.model.backbone.module, learner.model.head, card.backbone, card.scaling)
+    module.load_state_dict(tuned.state)
+    return module.eval()

@@ -1,0 +1,100 @@
+"""What to do where classes have unequally many images; does not know how it is done to a batch or a loss.
+
+Left alone, a model learns how common a class is along with how it looks, and names the rare ones less often than it
+should where all classes matter alike. The more unequal they are, the stronger the treatment. The limits below are
+rules of thumb, and each treatment can be asked for by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from training.errors import TuningError
+
+Kind: TypeAlias = Literal["none", "class weights", "logit adjustment", "balanced sampling"]
+
+# How many times as many images the most common class may have as the rarest: for nothing to be done, as every treatment
+# costs accuracy on data that are as unequal; and for class weights, which at more let single images shake a step.
+# Chosen, not measured.
+MOST_ALIKE = 3.0
+MOST_WEIGHTED = 10.0
+# Half way (in the logarithm) between counting every image alike, 0, and every class alike, 1.
+_TEMPER = 0.5
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How unequal classes are treated.
+
+    Attributes:
+        kind: "class weights" multiplies what an image counts by its class's weight; "logit adjustment" adds offsets to
+            the logits in training alone, so that a rare class must win by more (arXiv:2007.07314); "balanced sampling"
+            shows every class equally often.
+        reason: Why, in plain words.
+        weights: What an image of each class counts, on average 1 over the images; all 1 but for class weights.
+        offsets: What to add to each class's logit in training; all 0 but for logit adjustment.
+    """
+
+    kind: Kind
+    reason: str
+    weights: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
+def choose(counts: Sequence[float]) -> Treatment:
+    """Choose by how unequal the classes are.
+
+    Args:
+        counts: How many images each class has to learn from, above 0; or the sum of what they count.
+
+    Returns:
+        The treatment.
+
+    Raises:
+        TuningError: A class has no images, or there is no class.
+    """
+    _check(counts)
+    ratio = max(counts) / min(counts)
+    said = f"the most common class has {ratio:.3g} times as many images as the rarest"
+    if ratio <= MOST_ALIKE:
+        return treat("none", counts, f"{said}; up to {MOST_ALIKE:g} times nothing is to be done")
+    if ratio <= MOST_WEIGHTED:
+        return treat("class weights", counts, f"{said}: images of rare classes count more, by the square root")
+    # Not sampling: it shows the rare images so often that they are learnt by heart.
+    return treat("logit adjustment", counts, f"{said}: weights would be so uneven that single images shake a step")
+
+
+def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Treatment:
+    """Work a treatment out.
+
+    Args:
+        kind: Which.
+        counts: As for `choose`.
+        reason: Why.
+
+    Returns:
+        The treatment.
+
+    Raises:
+        TuningError: A class has no images, or there is no class or no such treatment.
+    """
+    _check(counts)
+    if kind not in get_args(Kind):
+        raise TuningError(f"Expected one of {', '.join(get_args(Kind))}. Received: {kind}.")
+    part = np.array(counts, np.float64) / sum(counts)
+    weights, offsets = np.ones_like(part), np.zeros_like(part)
+    if kind == "class weights":
+        weights = part**-_TEMPER
+        weights /= (weights * part).sum()
+    if kind == "logit adjustment":
+        offsets = np.log(part)
+    return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()))
+
+
+def _check(counts: Sequence[float]) -> None:
+    empty = [str(column) for column, count in enumerate(counts) if not count > 0]
+    if empty or not len(counts):
+        named = f"none of the classes in the columns {', '.join(empty)}" if empty else "no class"
+        raise TuningError(f"Expected images of every class. Received: {named}.")

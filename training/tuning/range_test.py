@@ -1,0 +1,111 @@
+"""Finds a learning rate by trying rising ones on a copy of the model (arXiv:1506.01186); does not train the model."""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import count, islice
+
+import numpy as np
+import torch
+
+from training.errors import TuningError
+from training.tuning import optimizer
+from training.tuning.feed import Feed, Shown
+from training.tuning.loss import Objective
+from training.tuning.model import Tunable
+from training.tuning.plan import Plan
+from training.tuning.record import RangeTest
+
+STEPS = 80
+_LOWEST = 1e-5
+_HIGHEST = 1.0
+# So much of the last losses is remembered in the smoothed one.
+_SMOOTHING = 0.9
+# So many times the lowest loss is no noise any more.
+_DIVERGED = 4.0
+_SAFE = 0.1
+# The smoothed loss says nothing before it has seen a few.
+_BLIND = 5
+
+
+def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeTest:
+    """Take steps with rates that rise from 0.00001 to 1, or until the loss explodes.
+
+    Args:
+        model: Arranged for the plan; it is copied.
+        plan: Its optimizer and clipping; all parts have the same rate.
+        feed: What the steps are shown: the first epoch, again and again.
+        objective: What they make smaller.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        TuningError: The very first losses are no numbers.
+    """
+    # What drop-out leaves out is to be the same each time, too.
+    torch.manual_seed(plan.seed)
+    # Beside the copy that learns one that does not: of batches that differ only their difference says anything.
+    copied, still = deepcopy(model), deepcopy(model)
+    for each in (copied, still):
+        objective.fabric.to_device(each)
+        each.train()
+    trained = copied.trained()
+    descent = optimizer.build(plan, trained, dict.fromkeys(trained, 1.0), set())
+    rates: list[float] = []
+    changes: list[float] = []
+    smooth = base = 0.0
+    for step, batch in enumerate(islice(_endless(feed), STEPS)):
+        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (STEPS - 1))
+        optimizer.scale(descent, rate)
+        descent.zero_grad()
+        loss = objective.loss(copied, batch) / batch.weights.sum()
+        with torch.no_grad():
+            start = (objective.loss(still, batch) / batch.weights.sum()).item()
+        base += (start - base) / (step + 1)
+        smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * (loss.item() - start)
+        change = smooth / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(base + change):
+            break
+        rates.append(rate)
+        changes.append(change)
+        if base + change > _DIVERGED * (base + min(changes)):
+            break
+        objective.fabric.backward(loss)
+        objective.fabric.clip_gradients(copied, descent, max_norm=plan.clip_norm, error_if_nonfinite=False)
+        descent.step()
+    if len(changes) <= _BLIND:
+        raise TuningError(
+            f"Expected losses to find a learning rate by. Received: {len(changes)} at rates from {_LOWEST:g} on before "
+            "they were no numbers any more. The model or the images are broken"
+        )
+    return read(rates, [base + change for change in changes])
+
+
+def read(rates: list[float], losses: list[float]) -> RangeTest:
+    """Read a learning rate from smoothed losses at rising rates; the last one diverged if it is many times the lowest.
+
+    Args:
+        rates: More than five, rising.
+        losses: One each.
+
+    Returns:
+        The rate and why.
+    """
+    diverged = rates[-1] if losses[-1] > _DIVERGED * min(losses) or len(rates) < STEPS else None
+    most = _SAFE * (diverged or _HIGHEST)
+    lowest = int(np.argmin(losses[_BLIND:])) + _BLIND
+    slopes = np.gradient(losses, np.log(rates))[_BLIND : lowest + 1]
+    steepest = rates[_BLIND + int(slopes.argmin())] if slopes.min() < 0 else None
+    return RangeTest(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        steepest=steepest,
+        diverged=diverged,
+        chosen=min(steepest, most) if steepest else most,
+    )
+
+
+def _endless(feed: Feed) -> Iterator[Shown]:
+    for epoch in count():
+        yield from feed.epoch(epoch)

@@ -1,0 +1,126 @@
+"""What came of a fine-tuning, as it is kept beside the model; does not compute any of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from training.tuning.plan import Plan, Precision
+from training.tuning.validation import Score
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Pace(_Frozen):
+    """One way to compute a step, as it was measured before the first one.
+
+    Attributes:
+        precision: Of the arithmetic; the weights are kept as fp32.
+        channels_last: Whether the numbers of a cell lie side by side.
+        images_per_s: Forward and back.
+        cosine: Between its gradient and that of plain fp32.
+        refused: Why it was not taken although it was faster; None where nothing speaks against it.
+    """
+
+    precision: Precision
+    channels_last: bool
+    images_per_s: float
+    cosine: float
+    refused: str | None
+
+
+class RangeTest(_Frozen):
+    """Losses at rising learning rates, and the rate that was read from them.
+
+    Attributes:
+        rates: The rate of each step.
+        losses: What the loss would be before each step if all batches were alike, smoothed.
+        steepest: The rate at which the loss fell fastest; None where it never fell.
+        diverged: The rate at which the loss had become many times the lowest; None where it never had.
+        chosen: The steepest, at most a tenth of the diverged one.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    steepest: float | None
+    diverged: float | None
+    chosen: float
+
+
+class Settings(_Frozen):
+    """What a plan left open, as it was decided on this machine; a resumed training keeps it.
+
+    Attributes:
+        precision: As Plan has it, like the two below.
+        channels_last: See above.
+        compile: See above.
+        paces: What was measured to decide; empty where the plan left nothing open.
+        rate: The learning rate of the last part and the head.
+        rate_rule: Where it comes from: "recipe/10", "recipe", "range test" or "asked for".
+        range_test: What the range test saw, where one decided.
+        notes: What a person should know, in plain words.
+    """
+
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    paces: tuple[Pace, ...]
+    rate: float
+    rate_rule: Literal["recipe/10", "recipe", "range test", "asked for"]
+    range_test: RangeTest | None
+    notes: tuple[str, ...]
+
+
+class Epoch(_Frozen):
+    """What one epoch brought: the mean loss while it trained, and the score after it; None without validation."""
+
+    number: int
+    loss: float
+    score: Score | None
+    seconds: float
+
+
+class Record(_Frozen):
+    """How a fine-tuning went.
+
+    Attributes:
+        plan: What was asked for.
+        settings: What was decided on this machine.
+        steps: How many there were to be in all; fewer were done where it stopped early.
+        history: The epochs that were done.
+        start: The score before the first step; None without validation.
+        best: The number of the epoch whose weights were kept, from 0; None where those of the start were.
+        stopped_early: Whether validation ended it.
+        frozen_sha256: Digest of every tensor that was not to change; it was the same before and after each epoch.
+        notes: What a person should know, in plain words.
+        seconds: Of all processes that worked on it one after the other.
+    """
+
+    plan: Plan
+    settings: Settings
+    steps: int
+    history: tuple[Epoch, ...]
+    start: Score | None
+    best: int | None
+    stopped_early: bool
+    frozen_sha256: str
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuned model.
+
+    Attributes:
+        state: Every tensor of the model, on the CPU, by the names that training.served.Served has for them.
+        trained: Those that the training may have changed; none where the start was kept.
+        record: How it went.
+    """
+
+    state: dict[str, Tensor]
+    trained: tuple[str, ...]
+    record: Record
