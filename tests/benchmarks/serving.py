@@ -5,6 +5,7 @@
 limit    our decode in threads, pipelined with the engine: no wire, no queue, no caller. The better of two: one run on
          all cores at its best batch size (wide), and one run a core (narrow)
 echo     a bare grpc.aio server: the same bytes in, the same number of bytes out
+nothing  decode and engine behind a bare grpc.aio server (nothing_but.py), which looks after nobody
 service  vertebra-serve in a process of its own; the callers are coroutines of this process and share the cores with it
 bound    what the service could reach at most. One caller waits for decode, run and echo in turn, one after the other;
          many share the cores with the wire: 1 / (1 / limit + c / cores), where c is the CPU time that an echo costs its
@@ -94,13 +95,16 @@ def main() -> None:
         with served(arguments.repository, flags=("--provider", arguments.provider)) as service:
             memory_mb = service.process.memory_info().rss / 2**20
             answer_bytes = asyncio.run(one_answer(service.address, requests[0]))
-            with echoing(answer_bytes) as echo_server:
+            with printing("echo", str(answer_bytes)) as echo_server:
                 figures: dict[str, object] = {"bare": bare.measure()}
                 for callers in CALLERS:
                     figures[f"echo_{callers}"] = asdict(load_from(echo_server, echo.METHOD, requests, callers))
                     before = stage_totals(service.metrics_address)
                     figures[f"service_{callers}"] = asdict(load_from(service, ANALYZE, requests, callers))
                     figures[f"stages_{callers}"] = stage_means(before, stage_totals(service.metrics_address))
+            with printing("nothing_but", str(arguments.repository), arguments.provider) as nothing:
+                for callers in CALLERS:
+                    figures[f"nothing_{callers}"] = asdict(load_from(nothing, ANALYZE, requests, callers))
         rounds.append(figures | {"max_batch": service.max_batch, "memory_mb": memory_mb})
         print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
     summary = summarise(rounds)
@@ -270,8 +274,9 @@ def reading(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 @contextmanager
-def echoing(answer_bytes: int) -> Iterator[Server]:
-    command = [sys.executable, "-m", "tests.benchmarks.echo", str(answer_bytes)]
+def printing(server: str, *arguments: str) -> Iterator[Server]:
+    """A server of these benchmarks, which prints its port."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{server}", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -306,20 +311,18 @@ def medians(figures: Sequence[object]) -> dict[str, float]:
 def summarise(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The median over the rounds of each figure, and of its ratio to the limit and to the bound of the same round."""
     summary = {"bare": medians([each["bare"] for each in rounds])}
-    for cell in (key for key in rounds[0] if key.startswith(("echo", "service"))):
+    for cell in (key for key in rounds[0] if key.startswith(("echo", "nothing", "service"))):
         summary[cell] = medians([each[cell] for each in rounds])
         ratios = [each[cell]["images_per_s"] / each["bare"]["limit"] for each in rounds]
         summary[cell]["of_limit"] = statistics.median(ratios)
         summary[cell]["of_limit_lowest"], summary[cell]["of_limit_highest"] = min(ratios), max(ratios)
-    for callers in CALLERS:
-        service = summary[f"service_{callers}"]
-        if callers == 1:
-            service["over_bound_ms"] = statistics.median(
-                each["service_1"]["p50_ms"] - bound_ms(each["bare"], each["echo_1"]) for each in rounds
-            )
-        else:
-            service["of_bound"] = statistics.median(
-                each[f"service_{callers}"]["images_per_s"] / bound(each["bare"], each[f"echo_{callers}"])
+    for server in ("nothing", "service"):
+        summary[f"{server}_1"]["over_bound_ms"] = statistics.median(
+            each[f"{server}_1"]["p50_ms"] - bound_ms(each["bare"], each["echo_1"]) for each in rounds
+        )
+        for callers in CALLERS[1:]:
+            summary[f"{server}_{callers}"]["of_bound"] = statistics.median(
+                each[f"{server}_{callers}"]["images_per_s"] / bound(each["bare"], each[f"echo_{callers}"])
                 for each in rounds
             )
     return summary
