@@ -328,14 +328,19 @@ class Batcher:
         # An answer that comes too late is worth nothing, and costs those behind it their deadlines. Where nobody is, it
         # is worth a try: the engine may be sooner than in the warm-up.
         now_s = self._clock()
-        size = self._narrow.size(max(1, len(self._queue)))
-        run_s = size * self._narrow.seconds_per_image[size]
+        run_s = self._narrow.size(max(1, len(self._queue))) * self._soonest_s()
         while self._queue:
             late_s = now_s + (run_s if len(self._queue) > 1 else 0.0) - self._queue[0].deadline_s
             if late_s <= 0 and not self._queue[0].answer.done():
                 return
             entry = heapq.heappop(self._queue)
             _fail(entry, DeadlinePassed(f"Expected an answer in time. Received: one {late_s * 1000:.0f} ms too late."))
+
+    def _soonest_s(self) -> float:
+        """How long an image takes from here at the speed of late: until a lane is free, and in it."""
+        device = self._device
+        must_wait = device.turns.total > device.lanes and not device.turns.free
+        return self.places.seconds_per_image * (device.lanes + must_wait)
 
     async def _answer(self, batch: _Batch) -> None:
         rows: Sequence[Row | Exception] = ()
