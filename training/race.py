@@ -119,7 +119,7 @@ def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: floa
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
     affordable = tuned.images_per_s(ground, plan, probed) * limit_s
-    epochs = min(plan.tuning.epochs, max(1, int(affordable / len(ground.train))))
+    epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
     fewer = ground.train
     if affordable < len(fewer):
         fewer = _some(fewer, max(int(affordable), _FEWEST_A_CLASS * ground.classes))

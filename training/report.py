@@ -144,7 +144,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "plural": _plural, "gap": _gap}
+    filters = {"percent": _percent, "number": _number, "plural": _plural, "gap": _gap, "sentence": _sentence}
+    environment.filters |= filters
     return environment
 
 
@@ -158,6 +159,11 @@ def _number(count: int) -> str:
 
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _sentence(words: str) -> str:
+    """With a capital: `str.capitalize` would make small letters of all others."""
+    return words[:1].upper() + words[1:]
 
 
 def _gap(each: Bin) -> float:

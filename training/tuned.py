@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from export.progress import Advance, Steps
 from export.run import EMBEDDING, LOGITS, Head, geometry_message
 from service.bundle import CropGeometry
-from training import backbones, heads
+from training import backbones, freezing, heads
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
@@ -133,13 +133,14 @@ def fine_tune(ground: Ground, candidate: Candidate, probed: Probed | None, steps
         validation = _plain(ground.validation, ground, advance) if ground.validation else None
     treatment = imbalance.choose(_counts(ground))
     feed = _feed(ground, candidate, plan, framed, treatment)
+    named = _digest(ground, candidate, probed)
     lessons = Lessons(
         feed=feed,
         validation=validation,
-        sha256=_digest(ground, candidate),
+        sha256=named,
         offset=torch.tensor(treatment.offsets) if any(treatment.offsets) else None,
     )
-    folder = ground.cache / _TRAININGS / _digest(ground, candidate)
+    folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
         tuned = loop.tune(learner, lessons, plan, folder, advance)
     curves = (folder / METRICS).read_text(encoding="utf-8")
@@ -238,9 +239,10 @@ def _plain(samples: Sequence[Sample], ground: Ground, advance: Advance) -> Plain
     return Plain(kept, np.array([sample.label for sample in samples]), _BATCH)
 
 
-def _digest(ground: Ground, candidate: Candidate) -> str:
+def _digest(ground: Ground, candidate: Candidate, probed: Probed | None) -> str:
     """Names all that the fine-tuned weights follow from."""
     hashed = hashlib.sha256(candidate.model_dump_json().encode())
+    hashed.update(freezing.digest(probed.module.state_dict()).encode() if probed else b"")
     facts = (ground.card.backbone.weights_sha256, ground.card.backbone.architecture, ground.turns, ground.seed)
     hashed.update(json.dumps(facts).encode())
     hashed.update(geometry_message(ground.geometry).SerializeToString(deterministic=True))
@@ -253,4 +255,5 @@ def _digest(ground: Ground, candidate: Candidate) -> str:
 def _served(learner: Learner, card: Card, tuned: Tuned) -> Served:
     module = Served(learner.model.backbone.module, learner.model.head, card.backbone, card.scaling)
     module.load_state_dict(tuned.state)
-    return module.eval()
+    # It was trained where the GPU is, and is asked, traced and written on the CPU.
+    return module.cpu().eval()

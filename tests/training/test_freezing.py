@@ -56,6 +56,25 @@ def test_without_it_batch_norms_would_move(small: Card, pixels: Tensor) -> None:
     assert {name.rpartition(".")[2] for name in moved} == {"running_mean", "running_var", "num_batches_tracked"}
 
 
+def test_loaded_weights_learn_unless_they_are_frozen(small: Card) -> None:
+    """torch's default is to learn, whether numbers were drawn or loaded; so frozen is what is said to be."""
+    backbone = backbones.pretrained(small)
+    assert all(each.requires_grad for each in backbone.parameters())
+    assert not any(each.requires_grad for each in Frozen(backbone).parameters())
+
+
+def test_a_learning_rate_of_nothing_is_no_freeze(small: Card, pixels: Tensor) -> None:
+    """Parameters stay, but their gradients are computed and the batch norms go on adapting."""
+    backbone = backbones.pretrained(small).train()
+    before = copied(backbone.state_dict())
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0, momentum=0.9, weight_decay=0.1)
+    torch.autograd.backward(backbone(pixels.permute(0, 3, 1, 2).float() / 255).square().sum())
+    optimizer.step()
+    assert all(each.grad is not None for each in backbone.parameters())
+    changed = {name for name, each in backbone.state_dict().items() if not torch.equal(each, before[name])}
+    assert changed == {name for name, _ in backbone.named_buffers()}
+
+
 def test_a_step_of_sgd_changes_head_tensors_alone(served: Served, pixels: Tensor) -> None:
     served.train()
     learning = {name for name, each in served.named_parameters() if each.requires_grad}

@@ -260,7 +260,7 @@ def test_a_head_without_solver_and_penalty_has_none_in_its_page(training: Traini
     trial = Trial(taps=("embedding",), l2=None, accuracy=0.7, deviation=0.02, log_loss=0.51, chosen=True)
     head = head_of(result).model_copy(update={"convergence": None, "trials": (trial,), "kind": "mlp"})
     text = training.page(result.model_copy(update={"head": head})).words
-    assert "What was trained is an MLP head of 14 numbers on embedding." in text
+    assert "An MLP head of 14 numbers on embedding." in text
     assert "embedding \N{EN DASH} 70.0 % ± 2.0 0.5100 chosen" in text
     assert "solver" not in text
 

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from export import program
+from export import graph, program, verify
+from export.run import LOGITS
+from service.engine import Engine
 from training import backbones, heads, regimes
 from training.backbones import Card
 from training.errors import BackboneError
@@ -38,6 +42,17 @@ def test_every_tap_has_the_shape_that_its_card_says(small: Card) -> None:
         "avg",
     )
     assert outputs["logits"].shape == (5,)
+
+
+def test_a_head_on_an_early_stage_is_exported(small: Card, pixels: torch.Tensor, tmp_path: Path) -> None:
+    backbone, _ = backbones.parted(backbones.pretrained(small))
+    served = Served(backbone, heads.LinearHead(("c2",), 24, 3), small.backbone, small.scaling)
+    model = program.trace(served, small.geometry)
+    graph.convert(model, [LOGITS], small.geometry, tmp_path / "model.onnx")
+    shown = pixels.numpy()
+    found = verify.verify(Engine(tmp_path / "model.onnx", threads=1), shown, program.answers(model, shown))
+    assert {each.output for each in found} == {LOGITS}
+    assert min(each.lowest_cosine for each in found) > 1 - 1e-5
 
 
 def test_scaling_is_not_among_the_weights(small: Card) -> None:

@@ -45,6 +45,15 @@ def test_googlenet_has_nine_inception_blocks_of_four_branches_and_one_classifier
     assert isinstance(answer, torch.Tensor)
 
 
+def test_googlenet_is_22_layers_deep() -> None:
+    """On the longest way: two convolutions in each block, those before the blocks, and the classifier."""
+    convolutions, linear = layers("googlenet")
+    before = [path for path in convolutions if not path.startswith("inception")]
+    branch = [path for path in convolutions if ".branch2." in path]
+    assert (len(before), len(branch), len(linear)) == (3, 2 * 9, 1)
+    assert len(before) + len(branch) + len(linear) == 22
+
+
 def test_what_is_behind_a_name_is_told_by_it() -> None:
     assert building.channels("tf_efficientnet_lite0") == 3
     assert building.channels("torchvision:resnet18@5") == 5

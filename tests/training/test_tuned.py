@@ -1,0 +1,267 @@
+"""A fine-tuning begins at a probe, changes what its plan names and nothing else, and leaves nothing behind."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from export.run import EMBEDDING
+from service import image
+from tests.training.conftest import quiet
+from tests.training.test_fit import COLOURS, draw
+from training import backbones, fitting, tuned
+from training.advice.candidates import Candidate
+from training.backbones import Card
+from training.dataset import Sample
+from training.errors import TuningError
+from training.fitting import Examples
+from training.parts import parts
+from training.served import Served
+from training.taps import Taps
+from training.tuned import FineTuned, Ground, Probed
+from training.tuning import loop
+from training.tuning.plan import Plan
+
+LABELS = tuple(COLOURS)
+IMAGES = 10  # of each class; one epoch in batches of twelve is three steps
+STEPS = 3
+PLAN = Plan(unfreeze_from="c4", batch_size=12, precision="fp32", channels_last=False)
+PROBE = Candidate(regime="large-similar", start="linear probe", taps=(EMBEDDING,), augmentation="light", tuning=PLAN)
+SCRATCH = Candidate(
+    regime="scratch",
+    start="random",
+    taps=(EMBEDDING,),
+    augmentation="medium",
+    tuning=PLAN.model_copy(
+        update={"unfreeze_from": "c1", "rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}
+    ),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Small models are fastest on one thread, most of all where other tests run beside them.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(folder: Path, images: int, first: int) -> tuple[Sample, ...]:
+    paths = [
+        (label, draw(folder / f"{name}-{first + number}.png", COLOURS[name], 1000 * label + first + number))
+        for label, name in enumerate(LABELS)
+        for number in range(images)
+    ]
+    return tuple(Sample(path, hashlib.sha256(path.read_bytes()).digest(), label, 1.0, None) for label, path in paths)
+
+
+@dataclass(frozen=True)
+class School:
+    """A ground with training images alone, other images to ask about, and a probe; nothing of them is to be changed."""
+
+    ground: Ground
+    asked: tuple[Sample, ...]
+    probed: Probed
+
+    def with_cache(self, cache: Path) -> Ground:
+        """The ground with a cache of one's own, in which the images are decoded already."""
+        shutil.copytree(self.ground.cache, cache)
+        return replace(self.ground, cache=cache)
+
+
+def embedded(card: Card, samples: tuple[Sample, ...]) -> Tensor:
+    """What the pretrained backbone makes of images as they are served: `[N, D]`."""
+    taps = Taps(backbones.parted(backbones.pretrained(card))[0], card.backbone, card.scaling)
+    shown = [image.read(each.path.read_bytes(), card.geometry, image.ImageLimits()) for each in samples]
+    with torch.inference_mode():
+        return taps(torch.from_numpy(np.stack(shown)))[EMBEDDING].clone()
+
+
+@pytest.fixture(scope="module")
+def school(small: Card, tmp_path_factory: pytest.TempPathFactory) -> School:
+    folder = tmp_path_factory.mktemp("school")
+    train, asked = drawn(folder, IMAGES, 0), drawn(folder, 5, 100)
+    rows = embedded(small, train)
+    examples = Examples(
+        matrix=lambda _: rows.clone(),
+        views=1,
+        labels=torch.tensor([each.label for each in train]),
+        weights=torch.ones(len(train), dtype=torch.float64),
+        groups=[None] * len(train),
+        classes=LABELS,
+        seed=0,
+    )
+    fitted = fitting.fit("linear", [(EMBEDDING,)], examples)
+    ground = Ground(small, small.geometry, train, (), len(LABELS), False, folder / "cache", 0)
+    return School(ground, asked, Probed(fitted.head, fitted.module))
+
+
+@pytest.fixture(scope="module")
+def made(school: School) -> FineTuned:
+    return tuned.fine_tune(school.ground, PROBE, school.probed, quiet(2))
+
+
+def pretrained(card: Card) -> dict[str, Tensor]:
+    backbone, _ = backbones.parted(backbones.pretrained(card))
+    return {f"backbone.module.{name}": each for name, each in backbone.state_dict().items()}
+
+
+def changed(found: FineTuned, before: dict[str, Tensor]) -> set[str]:
+    state = found.module.state_dict()
+    return {name for name, each in before.items() if not torch.equal(each, state[name])}
+
+
+def named(card: Card, *wanted: str) -> set[str]:
+    """The parameters of some parts of the backbone."""
+    backbone, _ = backbones.parted(backbones.pretrained(card))
+    learnt = {name for name, _ in backbone.named_parameters()}
+    found = parts(backbone, card.backbone)
+    return {f"backbone.module.{name}" for part in wanted for name in found[part] if name in learnt}
+
+
+def test_only_the_parts_that_the_plan_names_have_changed(school: School, made: FineTuned) -> None:
+    expected = named(school.ground.card, "c4", "c5", "top")
+    assert changed(made, pretrained(school.ground.card)) == expected
+    assert set(made.tuned.trained) == {*expected, "head.linear.weight", "head.linear.bias"}
+    probe = {f"head.{name}": each for name, each in school.probed.module.state_dict().items()}
+    assert changed(made, probe) == set(probe)
+
+
+def test_it_says_which_head_and_backbone_it_has(school: School, made: FineTuned) -> None:
+    assert made.head == school.probed.head
+    assert made.card == school.ground.card
+    assert made.treatment.kind == "none"
+    assert not made.module.training
+
+
+def test_it_answers_at_least_as_rightly_as_the_probe(school: School, made: FineTuned) -> None:
+    found = tuned.answers(made.module, school.ground, school.asked, quiet(1))
+    labels = np.array([each.label for each in school.asked])
+    assert (found.logits.dtype, found.embedding.dtype) == (np.float32, np.float32)
+    assert found.logits.shape == (len(labels), len(LABELS))
+    rows = embedded(school.ground.card, school.asked)
+    assert found.embedding.shape == rows.shape
+    with torch.no_grad():
+        probe = school.probed.module({EMBEDDING: rows}).numpy()
+    right = (found.logits.argmax(1) == labels).mean()
+    assert right >= (probe.argmax(1) == labels).mean()
+    assert right > 0.8
+
+
+def test_answers_of_what_was_not_trained_are_those_of_the_probe(school: School) -> None:
+    card = school.ground.card
+    backbone, _ = backbones.parted(backbones.pretrained(card))
+    module = Served(backbone, school.probed.module, card.backbone, card.scaling).eval()
+    found = tuned.answers(module, school.ground, school.asked, quiet(1))
+    rows = embedded(card, school.asked)
+    np.testing.assert_allclose(found.embedding, rows.numpy(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        np.testing.assert_allclose(found.logits, school.probed.module({EMBEDDING: rows}).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_curves_have_a_line_for_every_step_and_epoch_and_the_checkpoints_are_gone(
+    school: School, made: FineTuned
+) -> None:
+    lines = [json.loads(line) for line in made.curves.splitlines()]
+    assert len([line for line in lines if "rate" in line]) == made.tuned.record.steps == STEPS
+    assert [line["epoch"] for line in lines if "epoch" in line] == [0]
+    assert not list(school.ground.cache.rglob("*checkpoint*"))
+    assert not list((school.ground.cache / "trainings").iterdir())
+
+
+def test_neither_the_probe_nor_the_plan_is_changed(school: School, tmp_path: Path) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    before = deepcopy(school.probed.module.state_dict())
+    first = tuned.fine_tune(ground, PROBE, school.probed, quiet(2))
+    tuned.images_per_s(ground, PROBE, school.probed)
+    for name, each in school.probed.module.state_dict().items():
+        assert torch.equal(each, before[name])
+    assert all(each.requires_grad and each.grad is None for each in school.probed.module.parameters())
+    # So that the next plan that starts from it is the same as if it had been the first.
+    second = tuned.fine_tune(ground, PROBE, school.probed, quiet(2))
+    assert changed(second, dict(first.module.state_dict())) == set()
+
+
+def test_a_random_start_trains_everything(school: School, tmp_path: Path) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    found = tuned.fine_tune(ground, SCRATCH, None, quiet(2))
+    parameters = {name for name, _ in found.module.named_parameters()}
+    assert parameters <= set(found.tuned.trained)
+    assert found.card.backbone.weights_sha256 is None
+    card, backbone = backbones.scratch(ground.card, ground.seed)
+    assert found.card.backbone == card.backbone
+    start = {f"backbone.module.{name}": each for name, each in backbone.state_dict().items()}
+    # The statistics of batch norms have followed the images, too.
+    assert changed(found, start) == set(start)
+    logits = tuned.answers(found.module, ground, school.asked, quiet(1)).logits
+    assert logits.shape == (len(school.asked), len(LABELS))
+
+
+def test_a_random_head_follows_from_the_seed_and_leaves_the_generator_alone(school: School, tmp_path: Path) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = tuned.fine_tune(ground, SCRATCH, None, quiet(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = tuned.fine_tune(ground, SCRATCH, None, quiet(2))
+    assert changed(second, dict(first.module.state_dict())) == set()
+
+
+def test_images_to_validate_on_say_how_good_the_start_was(school: School, tmp_path: Path) -> None:
+    ground = replace(school.with_cache(tmp_path / "cache"), validation=school.asked)
+    record = tuned.fine_tune(ground, PROBE, school.probed, quiet(2)).tuned.record
+    assert record.start is not None
+    assert [each.score is not None for each in record.history] == [True]
+
+
+def test_the_pace_is_measured(school: School) -> None:
+    assert tuned.images_per_s(school.ground, PROBE, school.probed) > 0
+    assert tuned.images_per_s(school.ground, SCRATCH, None) > 0
+
+
+def test_a_part_that_there_is_not_is_refused(school: School, tmp_path: Path) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    wrong = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"unfreeze_from": "c9"})})
+    with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
+        tuned.fine_tune(ground, wrong, school.probed, quiet(2))
+
+
+def test_a_killed_training_is_gone_on_from_by_the_same_one_and_in_the_way_of_no_other(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def stop(_: object, __: object, ___: object, folder: Path, ____: object) -> None:
+        folders.append(folder)
+        raise TuningError("stopped")
+
+    monkeypatch.setattr(loop, "tune", stop)
+    ground = school.with_cache(tmp_path / "cache")
+    head = deepcopy(school.probed.module)
+    with torch.no_grad():
+        next(head.parameters()).add_(1.0)
+    for shown, plan, probed in (
+        (ground, PROBE, school.probed),
+        (ground, PROBE, school.probed),
+        (ground, PROBE, replace(school.probed, module=head)),
+        (ground, PROBE.model_copy(update={"augmentation": "strong"}), school.probed),
+        (ground, PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"epochs": 2})}), school.probed),
+        (replace(ground, seed=1), PROBE, school.probed),
+        (replace(ground, train=ground.train[:-1]), PROBE, school.probed),
+        (replace(ground, validation=school.asked), PROBE, school.probed),
+        (replace(ground, turns=True), PROBE, school.probed),
+    ):
+        with pytest.raises(TuningError, match="stopped"):
+            tuned.fine_tune(shown, plan, probed, quiet(2))
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == len(folders) - 1
