@@ -70,16 +70,17 @@ def candidates(
     if regime == "small-different":
         frozen = Candidate(regime=regime, start="linear probe", taps=backbone.taps(), augmentation="flip", tuning=None)
         # How many of the last stages is a matter of the race.
-        deeper = (_tuning(name, images) for name in (stages[-1], stages[-2]))
+        deeper = (_tuning(name, images, backbone) for name in (stages[-1], stages[-2]))
         return (frozen, *(_candidate(regime, "linear probe", "medium", plan) for plan in deeper))
     if regime == "large-similar":
-        return (_candidate(regime, "linear probe", "light", _tuning(stages[-2], images)),)
+        return (_candidate(regime, "linear probe", "light", _tuning(stages[-2], images, backbone)),)
     if regime == "large-different":
-        plan = _tuning(stages[0], images)
+        plan = _tuning(stages[0], images, backbone)
         if shift is not None and shift > far:
             plan = plan.model_copy(update={"batch_norm": "train"})
         return (_candidate(regime, "linear probe", "light", plan),)
-    plan = _tuning(stages[0], images).model_copy(update={"rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"})
+    changes = {"rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}
+    plan = _tuning(stages[0], images, backbone).model_copy(update=changes)
     return (_candidate(regime, "random", "medium", plan),)
 
 
@@ -92,6 +93,12 @@ def _candidate(
     return Candidate(regime=regime, start=start, taps=(EMBEDDING,), augmentation=augmentation, tuning=tuning)
 
 
-def _tuning(unfreeze_from: str, images: int) -> Plan:
+def _tuning(unfreeze_from: str, images: int, backbone: Backbone) -> Plan:
     epochs = math.ceil(_FEWEST_STEPS * _BATCH / images)
-    return Plan(unfreeze_from=unfreeze_from, batch_size=_BATCH, epochs=max(1, min(_MOST_EPOCHS, epochs)))
+    return Plan(
+        unfreeze_from=unfreeze_from,
+        # A rate is one of an optimizer: a tenth of RMSProp's was a tenth of what SGD needs (EfficientNet-Lite0).
+        rate="recipe/10" if "SGD" in backbone.recipe.optimizer else "range test",
+        batch_size=_BATCH,
+        epochs=max(1, min(_MOST_EPOCHS, epochs)),
+    )

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.training.advice.drawn import BACKBONE, given
-from training.advice.candidates import Regime
+from training.advice.candidates import Regime, candidates
 from training.advice.decide import Decision, decide
 from training.advice.evidence import Accuracy, Evidence, Figure, Shift, Size, Source
 from training.advice.explain import explain, probe_table
@@ -165,6 +165,17 @@ def test_a_person_is_obeyed_and_it_is_written_down(similar: Evidence) -> None:
     assert "--regime large-different took the place" in explain(decision)
 
 
+def test_a_tenth_of_the_original_rate_is_for_those_whose_original_was_sgd() -> None:
+    recipe = BACKBONE.recipe.model_copy(update={"optimizer": "SGD, momentum 0.9"})
+    for backbone, rate in (
+        (BACKBONE, "range test"),
+        (BACKBONE.model_copy(update={"recipe": recipe}), "recipe/10"),
+    ):
+        (plan,) = candidates("large-different", 5000, None, backbone, 3.0)
+        assert plan.tuning is not None
+        assert plan.tuning.rate == rate
+
+
 def test_what_each_regime_trains_is_what_it_is_called_for(similar: Evidence) -> None:
     def plans(regime: Regime, found: Evidence = similar) -> Any:
         return decide(found, BACKBONE, asked=regime).plans
@@ -176,9 +187,9 @@ def test_what_each_regime_trains_is_what_it_is_called_for(similar: Evidence) -> 
     assert deeper[0].taps == BACKBONE.taps()
     assert all(each.augmentation == "medium" for each in deeper[1:])
     (late,) = plans("large-similar")
-    assert (late.tuning.unfreeze_from, late.tuning.rate, late.tuning.batch_norm) == ("c4", "recipe/10", "eval")
+    assert (late.tuning.unfreeze_from, late.tuning.rate, late.tuning.batch_norm) == ("c4", "range test", "eval")
     (whole,) = plans("large-different")
-    assert (whole.tuning.unfreeze_from, whole.tuning.rate, whole.tuning.batch_norm) == ("c1", "recipe/10", "eval")
+    assert (whole.tuning.unfreeze_from, whole.tuning.rate, whole.tuning.batch_norm) == ("c1", "range test", "eval")
     (far,) = plans("large-different", told(similar, shift=shifted(8.0)))
     assert far.tuning.batch_norm == "train"
     assert whole.tuning.epochs == 20  # of 600 images, 10 steps each
