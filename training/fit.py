@@ -144,6 +144,7 @@ class _Made:
     module: Served
     fitted: Fitted | None
     fine_tuned: FineTuned | None
+    images: int
     tested: Mapping[Split, HeldOut]
 
 
@@ -262,13 +263,13 @@ def _make(start: _Start, plan: Candidate, steps: Steps) -> _Made:
             tested = {split: start.source.answer(fitted, samples) for split, samples in start.held_out.items()}
         backbone, _ = backbones.parted(backbones.pretrained(start.card))
         module = Served(backbone, fitted.module, start.card.backbone, start.card.scaling)
-        return _Made(start.card, fitted.head, module, fitted, None, tested)
+        return _Made(start.card, fitted.head, module, fitted, None, len(start.data.splits["train"]), tested)
     steps.more(1 + len(start.held_out))
     probed = Probed(fitted.head, fitted.module) if fitted else None
     ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s())
     fine_tuned = tuned.fine_tune(ground, within, probed, steps)
     tested = {split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()}
-    return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, tested)
+    return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, len(ground.train), tested)
 
 
 def _asked(ground: Ground, fine_tuned: FineTuned, samples: Sequence[Sample], steps: Steps) -> HeldOut:
@@ -357,6 +358,7 @@ def _way(order: Order, decision: Decision | None, raced: Race | None, plan: Cand
     return Way(
         regime=plan.regime,
         trains=plan.words(),
+        images=made.images,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
         overridden=_overridden(order),

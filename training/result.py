@@ -171,6 +171,7 @@ class Way(_Frozen):
     Attributes:
         regime: One of the regimes.
         trains: What it trains, in words.
+        images: How many images it learnt from: fewer than there are where the time was too short for all.
         advised: The regime that the evidence named; None where none was gathered.
         reasons: Why, in sentences; decision.json has the evidence.
         overridden: What a person chose themselves.
@@ -181,6 +182,7 @@ class Way(_Frozen):
 
     regime: str
     trains: str
+    images: int
     advised: str | None
     reasons: tuple[str, ...]
     overridden: tuple[str, ...]
@@ -221,6 +223,8 @@ class Result(_Frozen):
     def summary(self) -> tuple[str, ...]:
         """What a person wants to know first: how good it is, and what speaks against believing that."""
         lines = [f"{self.way.regime}: trained {self.way.trains}"]
+        if self.way.images < (there := sum(self.data.images["train"])):
+            lines.append(f"it learnt from {self.way.images} of {there} images, for which --time-limit-min had room")
         if self.way.race:
             lines.append(self.way.race.reason)
         lines += [self._line(split) for split in self.scores]

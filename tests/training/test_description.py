@@ -79,6 +79,14 @@ def test_it_says_what_the_run_is_and_how_good(trained: Path) -> None:
         assert any(each.startswith(line[:60]) for each in lines), line
 
 
+def test_it_says_where_the_time_was_too_short_for_all_images(trained: Path, tmp_path: Path) -> None:
+    result = measured(trained, tmp_path)
+    assert "it learnt from" not in describe(trained)
+    fewer = result.model_copy(update={"way": result.way.model_copy(update={"images": 3})})
+    (trained / METRICS).write_text(fewer.model_dump_json())
+    assert "it learnt from 3 of 26 images, for which --time-limit-min had room" in describe(trained)
+
+
 def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Path) -> None:
     result = measured(trained, tmp_path)
     leak = Leak(split="test", path="a.png", twin="b.png", kind="duplicate")

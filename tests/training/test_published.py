@@ -1,7 +1,5 @@
 """A published classifier answers for some of its classes as it did for all of them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -47,9 +45,3 @@ def test_of_many_such_classes_a_few_are_named(small: Card) -> None:
     unknown = tuple(f"moth {number}" for number in range(9))
     with pytest.raises(HeadError, match=r"Received: moth 0, moth 1, moth 2, moth 3, moth 4, which it does not know"):
         published.head(small, unknown)
-
-
-def test_a_backbone_without_names_for_its_classes_knows_none(small: Card) -> None:
-    nameless = replace(small, labels=lambda: ())
-    with pytest.raises(HeadError, match=r"Received: ant, which it does not know. Train a head for them"):
-        published.head(nameless, ("ant",))

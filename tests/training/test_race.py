@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from export.progress import Steps
 from tests.training.conftest import quiet
 from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
 from training.dataset import Sample
+from training.errors import HeadError
 from training.fitting import Fitted
 from training.result import Race
 from training.tuned import Answers, Ground
@@ -210,3 +212,56 @@ def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int
     assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
     counts = np.bincount([sample.label for sample in shown.train])
     assert counts.max() - counts.min() <= 1
+
+
+def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
+    machine.images_per_s = 10.0
+    (plan,) = plans("large-similar")
+    rare = tuple(replace(each, label=3) for each in samples(2, first=900))
+    common = tuple(each for each in samples(400) if each.label != 3)
+    shown, _ = race.within(replace(ground(), train=(*common, *rare)), plan, None, 4.0)
+    counts = np.bincount([sample.label for sample in shown.train], minlength=CLASSES)
+    assert counts.tolist() == [13, 13, 13, 1]
+    assert len(set(shown.train)) == len(shown.train)
+
+
+def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    fine_tune, answers, counted = machine.fine_tune, machine.answers, quiet(0)
+
+    def tune(shown: Ground, plan: Candidate, _: object, steps: Steps) -> "_Made":
+        for name in ("decode", "fine-tune"):
+            with steps.step(name):
+                told.append(name)
+        return fine_tune(shown, plan)
+
+    def answer(module: str, shown: Ground, asked: Sequence[Sample], steps: Steps) -> Answers:
+        with steps.step("ask"):
+            told.append("ask")
+        return answers(module, shown, asked)
+
+    monkeypatch.setattr(tuned, "fine_tune", tune)
+    monkeypatch.setattr(tuned, "answers", answer)
+    machine.right = {STAGES: rightly(60, 100), words(LAST): rightly(70, 100), words(LATE): rightly(80, 100)}
+    machine.images_per_s = 1.0
+    raced = plans("small-different")
+    race.race(ground(), raced, machine.frozen(), 1000.0, counted)
+    tried = sum(name.startswith("try ") for name in counted.seconds)
+    assert len(told) + tried == race.steps(raced) == 1 + 3 * (2 + 1)
+
+
+def test_a_random_start_begins_with_no_head(machine: Machine) -> None:
+    everything = "everything, from a random start"
+    machine.right = {HEAD: rightly(60, 100), everything: rightly(90, 100)}
+    found = run(machine, plans("small-similar", "scratch"), ground())
+    assert found.heats[1].trains == everything
+    assert len(machine.learnt) == 2  # the head that is raced, and the fine-tuning
+    assert found.chosen == 1
+    assert found.reason.endswith("more than anything else that was tried")
+
+
+def test_a_class_of_one_image_cannot_be_held_out(machine: Machine) -> None:
+    alone = tuple(each for each in samples(41) if each.label != 1 or each.path.stem == "1")
+    shown = replace(ground(), train=alone, validation=())
+    with pytest.raises(HeadError, match="Expected of every class at least 2 training images"):
+        run(machine, plans("small-similar"), shown)

@@ -116,6 +116,7 @@ class Training:
             way=Way(
                 regime="small-similar",
                 trains="the head on the embedding",
+                images=sum((np.bincount(self.held_out.expected, minlength=len(self.labels)) * 3 + 1).tolist()),
                 advised=None,
                 reasons=(),
                 overridden=("regime small-similar",),

@@ -73,9 +73,7 @@ def test_a_head_learns_from_all_views_one_behind_the_other(
     assert examples.groups == ["group 0", "group 0", "group 1", "group 1"]
 
 
-def test_features_may_be_changed_by_who_asks_for_them(
-    source: Source, learnt: list[tuple[Any, Any, Examples]]
-) -> None:
+def test_features_may_be_changed_by_who_asks_for_them(source: Source, learnt: list[tuple[Any, Any, Examples]]) -> None:
     source.fit("linear", [TAPS])
     examples = learnt[0][2]
     before = examples.matrix(TAPS).clone()

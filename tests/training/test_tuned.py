@@ -40,9 +40,7 @@ SCRATCH = Candidate(
     start="random",
     taps=(EMBEDDING,),
     augmentation="medium",
-    tuning=PLAN.model_copy(
-        update={"unfreeze_from": "c1", "rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}
-    ),
+    tuning=PLAN.model_copy(update={"unfreeze_from": "c1", "rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}),
 )
 
 
@@ -83,7 +81,8 @@ def embedded(card: Card, samples: tuple[Sample, ...]) -> Tensor:
     taps = Taps(backbones.parted(backbones.pretrained(card))[0], card.backbone, card.scaling)
     shown = [image.read(each.path.read_bytes(), card.geometry, image.ImageLimits()) for each in samples]
     with torch.inference_mode():
-        return taps(torch.from_numpy(np.stack(shown)))[EMBEDDING].clone()
+        pooled: dict[str, Tensor] = taps(torch.from_numpy(np.stack(shown)))
+    return pooled[EMBEDDING].clone()
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,8 @@ def test_it_says_which_head_and_backbone_it_has(school: School, made: FineTuned)
 def test_it_answers_at_least_as_rightly_as_the_probe(school: School, made: FineTuned) -> None:
     found = tuned.answers(made.module, school.ground, school.asked, quiet(1))
     labels = np.array([each.label for each in school.asked])
-    assert (found.logits.dtype, found.embedding.dtype) == (np.float32, np.float32)
+    assert found.logits.dtype == np.float32
+    assert found.embedding.dtype == np.float32
     assert found.logits.shape == (len(labels), len(LABELS))
     rows = embedded(school.ground.card, school.asked)
     assert found.embedding.shape == rows.shape

@@ -1,0 +1,187 @@
+"""What a run says of the way that it was made is what was done to its weights, whichever way that was."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from export import run
+from tests.training.conftest import quiet
+from tests.training.test_fit import COLOURS, draw, draw_classes
+from training import backbones, features, fit
+from training.advice.candidates import Regime
+from training.advice.decide import DECISION, Decision
+from training.backbones import Card
+from training.dataset import Plan
+from training.errors import HeadError, TuningError
+from training.fit import How, Order, Trained
+from training.parts import parts
+from training.result import CURVES, METRICS, Result
+
+# Nothing is measured that could come out otherwise.
+CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
+HEAD = {"head.linear.weight", "head.linear.bias"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Small models are fastest on one thread, most of all where other tests run beside them.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where runs are made: images of three classes, and a cache that has the small backbone's graph."""
+
+    folder: Path
+    card: Card
+
+    def make(
+        self, regime: Regime | Literal["auto"], out: Path, data: Path | None = None, how: How | None = None
+    ) -> Trained:
+        order = Order(
+            source=data or self.folder / "data",
+            plan=Plan(),
+            backbone="small",
+            resize_px=None,
+            crop_px=None,
+            head="linear",
+            views=0,
+            cache=self.folder / "cache",
+            out=out,
+            how=how or How(regime, CHANGES),
+        )
+        return fit.fit(order, quiet(fit.STEPS))
+
+    def parameters(self, *wanted: str) -> set[str]:
+        """The parameters of some parts of the backbone, by their names in a run."""
+        backbone, _ = backbones.parted(backbones.pretrained(self.card))
+        learnt = {name for name, _ in backbone.named_parameters()}
+        found = parts(backbone, self.card.backbone)
+        return {f"backbone.module.{name}" for part in wanted for name in found[part] if name in learnt}
+
+    def moved(self, out: Path) -> set[str]:
+        """The tensors of a run's backbone that are not the pretrained ones."""
+        backbone, _ = backbones.parted(backbones.pretrained(self.card))
+        written = load_file(out / run.WEIGHTS)
+        before = {f"backbone.module.{name}": each for name, each in backbone.state_dict().items()}
+        assert set(written) == {*before, *HEAD}
+        return {name for name, each in before.items() if not torch.equal(each, written[name])}
+
+
+@pytest.fixture(scope="module")
+def shop(small: Card, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("shop")
+    draw_classes(folder / "data", list(COLOURS), 8)
+    features.extractor(small, small.geometry, folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "CARDS", {"small": small})
+        yield Shop(folder, small)
+
+
+def result(out: Path) -> Result:
+    return Result.model_validate_json((out / METRICS).read_bytes())
+
+
+def test_with_many_similar_images_the_late_half_is_trained(shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "large"
+    shop.make("large-similar", out)
+    described, written = run.read(out), result(out)
+    expected = shop.parameters("c4", "c5", "top")
+    assert set(described.trained) == expected | HEAD
+    assert shop.moved(out) == expected
+    assert (described.regime.name, described.regime.reason) == ("large-similar", "asked for: large-similar")
+    way = written.way
+    assert (way.regime, way.trains) == ("large-similar", "the head and the backbone from c4 on")
+    assert (way.advised, way.race, way.reasons) == (None, None, ())
+    assert way.overridden == ("regime large-similar", "epochs 1", "precision fp32", "channels-last False")
+    assert way.tuning is not None
+    assert way.tuning.plan.epochs == 1
+    assert way.imbalance is not None
+    assert written.backbone.sha256_before == written.backbone.sha256_after
+    assert len((out / CURVES).read_text().splitlines()) == way.tuning.steps + 1
+    assert not (out / DECISION).exists()
+    assert written.scores["test"].accuracy.value == 1.0
+
+
+def test_a_random_start_has_no_tensor_of_the_pretrained_model(shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "scratch"
+    shop.make("scratch", out)
+    described, written = run.read(out), result(out)
+    everything = shop.parameters("c1", "c2", "c3", "c4", "c5", "top")
+    assert everything | HEAD <= set(described.trained)
+    assert everything <= shop.moved(out)
+    assert written.way.trains == "everything, from a random start"
+    assert (written.features, written.head, written.baselines) == (None, None, ())
+    assert described.backbone.weights_sha256 is None
+    assert written.backbone.parameters == 0
+
+
+def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_path: Path) -> None:
+    # Two shades that are hard to tell apart: something is to be tried.
+    for number, label in enumerate(("darker", "lighter")):
+        for index in range(8):
+            shade = 120 + 6 * number
+            draw(tmp_path / "data" / label / f"{index}.png", (shade, shade, shade), 1000 * number + index)
+    out = tmp_path / "auto"
+    shop.make("auto", out, tmp_path / "data")
+    decision = Decision.model_validate_json((out / DECISION).read_text())
+    described, way = run.read(out), result(out).way
+    assert (way.advised, way.reasons) == (decision.advised, decision.reasons)
+    assert "regime" not in " ".join(way.overridden)
+    assert described.regime.name == way.regime
+    moved = shop.moved(out)
+    assert set(described.trained) == moved | HEAD
+    assert bool(moved) == (way.tuning is not None) == (out / CURVES).exists()
+    if len(decision.plans) > 1:
+        assert way.race is not None
+        assert described.regime.reason == way.race.reason
+        assert way.regime == decision.plans[way.race.chosen].regime
+    else:
+        assert described.regime.reason == "; ".join(decision.reasons)
+
+
+def test_the_published_classes_are_answered_without_any_training(shop: Shop, tmp_path: Path) -> None:
+    for label, colour in (("bee", "blue"), ("dog", "red")):
+        for index in range(4):
+            draw(tmp_path / "data" / label / f"{index}.png", COLOURS[colour], index + 100 * len(colour))
+    out = tmp_path / "published"
+    shop.make("as-is", out, tmp_path / "data")
+    described = run.read(out)
+    assert described.labels == ("bee", "dog")
+    assert set(described.trained) <= HEAD
+    assert shop.moved(out) == set()
+    classifier = backbones.parted(backbones.pretrained(shop.card))[1]
+    assert classifier is not None
+    assert torch.equal(load_file(out / run.WEIGHTS)["head.linear.weight"], classifier.weight[[1, 3]])
+    assert result(out).way.trains == "nothing"
+
+
+def test_classes_that_were_not_published_cannot_be_answered_as_is(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match=r"Received: blue, green, red, which it does not know"):
+        shop.make("as-is", tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_part_that_the_backbone_has_not_is_refused_before_a_folder_is_made(shop: Shop, tmp_path: Path) -> None:
+    how = How("large-similar", {**CHANGES, "unfreeze_from": "c9"})
+    with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
+        shop.make("large-similar", tmp_path / "wrong", how=how)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "strong"
+    how = How("large-similar", {**CHANGES, "epochs": 50}, augmentation="strong", time_limit_s=0.01)
+    shop.make("large-similar", out, how=how)
+    way = result(out).way
+    assert way.tuning is not None
+    assert way.tuning.plan.epochs == 1
+    assert "augmentation strong" in way.overridden
