@@ -8,18 +8,15 @@ from torch import Tensor, nn
 
 
 class Frozen(nn.Module):
-    """A module that learns nothing, whatever is done to what holds it.
+    """Makes the module that it is mixed into one that learns nothing, whatever is done to what holds it.
 
-    No parameter takes a gradient, and the mode stays eval under `.train()`: a batch norm in train mode would go on
-    moving its mean and variance, and drop-out would go on dropping, although no parameter learns.
-
-    Args:
-        module: What is frozen. It is changed.
+    After `freeze` no parameter takes a gradient, and the mode stays eval under `.train()`: a batch norm in train mode
+    would go on moving its mean and variance, and drop-out would go on dropping, although no parameter learns.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.requires_grad_(False)
+    def freeze(self) -> None:
+        """Let no parameter learn, and go into eval mode for good."""
+        self.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> "Frozen":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from export.run import EMBEDDING, Backbone, Scaling
 from training.architectures import building
 from training.architectures.building import RGB
+from training.freezing import Frozen
 
 
 class TappedBackbone(nn.Module):
@@ -79,8 +80,8 @@ class TappedBackbone(nn.Module):
         return {**maps, EMBEDDING: read[0]}
 
 
-class FrozenBackbone(TappedBackbone):
-    """A TappedBackbone that learns nothing, whatever is done to what holds it: see freezing.Frozen.
+class FrozenBackbone(Frozen, TappedBackbone):
+    """A TappedBackbone that learns nothing, whatever is done to what holds it.
 
     Args:
         backbone: As a TappedBackbone takes it, like the others.
@@ -90,14 +91,7 @@ class FrozenBackbone(TappedBackbone):
 
     def __init__(self, backbone: nn.Module, card: Backbone, scaling: Scaling) -> None:
         super().__init__(backbone, card, scaling)
-        self.requires_grad_(False)
-        self.train()
-
-    def train(self, mode: bool = True) -> "FrozenBackbone":
-        """Stay in eval mode."""
-        del mode
-        super().train(False)
-        return self
+        self.freeze()
 
 
 class Taps(nn.Module):

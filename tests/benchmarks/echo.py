@@ -26,6 +26,11 @@ async def main(answer_bytes: int) -> None:
     )
     server = aio.server(options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((handler,))
+    await serve(server)
+
+
+async def serve(server: aio.Server) -> None:
+    """Print the port, and answer until SIGTERM."""
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

@@ -4,7 +4,6 @@ What Python, gRPC and two threads reach on this machine where nobody is looked a
 """
 
 import asyncio
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from service import cpu, image, memory, providers
 from service.bundle import Bundle
 from service.engine import Engine
 from service.repository import scan
+from tests.benchmarks import echo
 from vertebra.v1 import vision_pb2
 
 
@@ -68,13 +68,7 @@ async def main(repository: Path, provider: str) -> None:
         response_serializer=vision_pb2.AnalyzeResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("vertebra.v1.Vision", {"Analyze": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
-    await server.stop(None)
+    await echo.serve(server)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,15 @@ def test_train_mode_and_forward_move_no_buffer_and_drop_nothing(served: Served, 
         assert torch.equal(answers[name], answer)
 
 
+class Held(Frozen):
+    """A frozen module that holds another one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.freeze()
+
+
 def test_without_it_batch_norms_would_move(small: Card, pixels: Tensor) -> None:
     """The same backbone as it comes: what a frozen one is kept from."""
     backbone = backbones.pretrained(small)
@@ -60,7 +69,7 @@ def test_loaded_weights_learn_unless_they_are_frozen(small: Card) -> None:
     """torch's default is to learn, whether numbers were drawn or loaded; so frozen is what is said to be."""
     backbone = backbones.pretrained(small)
     assert all(each.requires_grad for each in backbone.parameters())
-    assert not any(each.requires_grad for each in Frozen(backbone).parameters())
+    assert not any(each.requires_grad for each in Held(backbone).parameters())
 
 
 def test_a_learning_rate_of_nothing_is_no_freeze(small: Card, pixels: Tensor) -> None:
@@ -97,7 +106,7 @@ def test_no_gradient_is_computed_in_what_is_frozen(served: Served, pixels: Tenso
 
 
 def test_frozen_stays_frozen_in_any_mode() -> None:
-    frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2)))
+    frozen = Held(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2)))
     holder = nn.Sequential(frozen, nn.Dropout(0.5))
     for mode in (holder.train(), holder.eval(), holder.train(True)):
         assert not any(module.training for module in frozen.modules())
