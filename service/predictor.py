@@ -176,6 +176,9 @@ class Predictor:
                 ahead_s = self._clock() - started_s
                 row = await self._batcher.submit(pixels, deadline_s)
         except BaseException as error:
+            if isinstance(error, DeadlinePassed):
+                # Learnt from as well: were it only from those in time, too many would be admitted for ever.
+                self._batcher.places.answered(max(self._clock(), deadline_s) - started_s - expected_s)
             self._metrics.image(self.bundle.name, image_format, _result_of(error, self._clock() >= deadline_s))
             raise
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from service.batcher import Batcher, Way
 from service.bundle import Bundle
 from service.device import Device
 from service.engine import Engine
-from service.errors import BadImage, BadRequest, DeadlinePassed, MemoryFull
+from service.errors import BadImage, BadRequest, DeadlinePassed, DeadlineUnreachable, MemoryFull
 from service.image import ImageLimits
 from service.metrics import Metrics
 from service.predictor import Answer, Predictor, Question
@@ -247,3 +248,15 @@ async def test_callers_who_go_leave_nothing_in_the_queue_of_the_lanes(busy: Busy
     gc.collect()
     assert [image() for image in left] == [None] * 5
     await busy.free(waiting=0)
+
+
+async def test_what_was_admitted_and_came_too_late_makes_the_next_admission_more_careful(busy: Busy) -> None:
+    soon_s = time.monotonic() + 0.1
+    asked = [asyncio.ensure_future(busy.predictor.analyze(Question([encode(RED)], soon_s))) for _ in range(2)]
+    await until(lambda: time.monotonic() > soon_s)
+    await busy.free(waiting=2)
+    for each in asked:
+        with pytest.raises(DeadlinePassed):
+            await each
+    with busy.batcher.admit(1, NEVER_S), pytest.raises(DeadlineUnreachable, match=r"Expected at least \d+ ms"):
+        busy.batcher.admit(1, time.monotonic() + 0.005).__enter__()
