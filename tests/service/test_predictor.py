@@ -146,6 +146,20 @@ async def test_pixels_that_come_decoded_count_as_such(predictor: Predictor) -> N
         await predictor.analyze(Question([np.zeros((101, 100, 3), np.uint8)], NEVER_S))
 
 
+async def left_by_callers_who_go(predictor: Predictor) -> list[object]:
+    """The images that are still held after five callers have asked and gone."""
+    images = [np.zeros((20, 20, 3), np.uint8) for _ in range(5)]
+    left = [weakref.ref(image) for image in images]
+    asked = [asyncio.ensure_future(predictor.analyze(Question([image], NEVER_S))) for image in images]
+    await asyncio.sleep(0)
+    for task in asked:
+        task.cancel()
+    await asyncio.wait(asked)
+    del images, asked, task
+    gc.collect()
+    return [image for each in left if (image := each()) is not None]
+
+
 async def test_callers_who_go_leave_nothing_in_the_decoders_queue(
     bundle: Bundle, engine: Engine, registry: CollectorRegistry, allowance: Allowance
 ) -> None:
@@ -157,16 +171,7 @@ async def test_callers_who_go_leave_nothing_in_the_decoders_queue(
         predictor = Predictor(
             bundle, batcher, decoders=decoders, limits=ImageLimits(), pixels=allowance, metrics=Metrics(registry)
         )
-        images = [np.zeros((20, 20, 3), np.uint8) for _ in range(5)]
-        left = [weakref.ref(image) for image in images]
-        asked = [asyncio.ensure_future(predictor.analyze(Question([image], NEVER_S))) for image in images]
-        await asyncio.sleep(0)
-        for task in asked:
-            task.cancel()
-        await asyncio.wait(asked)
-        del images, asked, task
-        gc.collect()
-        assert [image() for image in left] == [None] * 5
+        assert await left_by_callers_who_go(predictor) == []
         gate.set()
     await batcher.close()
     device.close()
@@ -237,16 +242,7 @@ async def test_a_large_picture_keeps_no_lane_from_the_others(busy: Busy) -> None
 
 
 async def test_callers_who_go_leave_nothing_in_the_queue_of_the_lanes(busy: Busy) -> None:
-    images = [np.zeros((20, 20, 3), np.uint8) for _ in range(5)]
-    left = [weakref.ref(image) for image in images]
-    asked = [asyncio.ensure_future(busy.predictor.analyze(Question([image], NEVER_S))) for image in images]
-    await asyncio.sleep(0)
-    for task in asked:
-        task.cancel()
-    await asyncio.wait(asked)
-    del images, asked, task
-    gc.collect()
-    assert [image() for image in left] == [None] * 5
+    assert await left_by_callers_who_go(busy.predictor) == []
     await busy.free(waiting=0)
 
 
