@@ -83,16 +83,24 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
             heats.append(_heat(place, plan, 1, len(learnt), right, time.monotonic() - started_s))
             runners[place] = _Runner(plan, right)
     left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
+    probes: dict[tuple[str, ...], Probed] = {}
     for number, part in enumerate(_ROUNDS, start=1):
         for place in left:
             # What has been trained to its end already learns nothing from being trained again.
             if place in runners and runners[place].is_whole:
                 continue
             started_s = time.monotonic()
-            trial = _trial(short, plans[place], frozen, part * limit_s / len(left))
+            plan = plans[place]
+            # Plans that begin with the same taps begin with the same head.
+            if plan.start != "random" and plan.taps not in probes:
+                fitted = frozen.fit(plan, learnt)
+                probes[plan.taps] = Probed(fitted.head, fitted.module)
+            trial = _trial(
+                short, plan, None if plan.start == "random" else probes[plan.taps], part * limit_s / len(left)
+            )
             right = _ran(trial, asked, told)
             heats.append(_heat(place, trial.plan, number, len(trial.ground.train), right, time.monotonic() - started_s))
-            runners[place] = _Runner(plans[place], right, trial.is_whole)
+            runners[place] = _Runner(plan, right, trial.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
     return Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
@@ -135,11 +143,7 @@ class _Trial:
     is_whole: bool
 
 
-def _trial(ground: Ground, plan: Candidate, frozen: Frozen, limit_s: float) -> _Trial:
-    probed = None
-    if plan.start != "random":
-        fitted = frozen.fit(plan, ground.train)
-        probed = Probed(fitted.head, fitted.module)
+def _trial(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float) -> _Trial:
     cut_ground, cut_plan = within(ground, plan, probed, limit_s)
     return _Trial(cut_ground, cut_plan, probed, cut_plan == plan and cut_ground.train == ground.train)
 

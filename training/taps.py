@@ -63,7 +63,7 @@ class TappedBackbone(nn.Module):
     def _of_timm(self, x: Tensor) -> dict[str, Tensor]:
         places = [each["module"] for each in self.module.feature_info]
         indices = [places.index(module) for module in self._stages.values()]
-        with _watched(self.module, self._probes) as probed:
+        with watched(self.module, self._probes) as probed:
             features, maps = self.module.forward_intermediates(x, indices=indices)
         embedding = self.module.forward_head(features, pre_logits=True)  # [N, D]
         return {**dict(zip(self._stages, maps, strict=True)), **probed, EMBEDDING: embedding}
@@ -73,7 +73,7 @@ class TappedBackbone(nn.Module):
         classifier = self.module.get_submodule(self._classifier)
         hook = classifier.register_forward_pre_hook(lambda _, given: read.extend(given))
         try:
-            with _watched(self.module, {**self._stages, **self._probes}) as maps:
+            with watched(self.module, {**self._stages, **self._probes}) as maps:
                 self.module(x)
         finally:
             hook.remove()
@@ -125,7 +125,7 @@ def pooled(answers: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _watched(module: nn.Module, places: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+def watched(module: nn.Module, places: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
     """What modules give while the block runs; `places` has their paths by the names of what they give."""
     seen: dict[str, Tensor] = {}
 

@@ -3,8 +3,7 @@
 Only backbones that run their modules one after the other can be divided; does not know what is done with the halves.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from export.run import EMBEDDING, Backbone, Probe, Stage
 from training.errors import TuningError
-from training.taps import pooled
+from training.taps import pooled, watched
 
 
 @dataclass(frozen=True)
@@ -122,26 +121,7 @@ def _within(name: str, place: str) -> bool:
 def _run(
     module: nn.Module, places: tuple[str, ...], x: Tensor, taps: Mapping[str, str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    with _seen(module, taps) as seen:
+    with watched(module, taps) as seen:
         for place in places:
             x = module.get_submodule(place)(x)
     return x, pooled(seen)
-
-
-@contextmanager
-def _seen(module: nn.Module, taps: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
-    """What the modules of taps give while the block runs, by the taps' names."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(tap: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_: nn.Module, __: object, answer: Tensor) -> None:
-            seen[tap] = answer
-
-        return hook
-
-    hooks = [module.get_submodule(place).register_forward_hook(keep(tap)) for tap, place in taps.items()]
-    try:
-        yield seen
-    finally:
-        for each in hooks:
-            each.remove()
