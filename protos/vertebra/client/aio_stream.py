@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
@@ -13,6 +14,10 @@ from vertebra.client.stream import ENDING_S, Ledger, Result
 from vertebra.v1 import vision_pb2
 
 T = TypeVar("T")
+
+# What gRPC itself says of a write into a call that has ended; no server says it.
+_FAILED_WRITE = "Internal error from Core"
+_LOOK_S = 0.001
 
 # Generic in its types alone.
 Call: TypeAlias = "grpc.aio.StreamStreamCall[vision_pb2.EmbedStreamRequest, vision_pb2.EmbedStreamResponse]"
@@ -137,7 +142,7 @@ class AsyncStream:
                 self._tell()
             error = None
         except grpc.aio.AioRpcError as cause:
-            error = self._ended_with(self._status or cause)
+            error = self._ended_with(await self._ending(call, cause))
         except VertebraError as unreadable:
             call.cancel()
             error = unreadable
@@ -148,8 +153,17 @@ class AsyncStream:
     def _keep_status(self, call: Call) -> None:
         # A write that fails because the call has ended overwrites how it ended: https://github.com/grpc/grpc/issues/36066
         # In this moment, and no later for certain, it is still there.
-        code, details, trailers = at_once(call.code()), at_once(call.details()), at_once(call.trailing_metadata())
-        self._status = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
+        self._status = self._status or status_of(call)
+
+    async def _ending(self, call: Call, cause: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        # The same the other way round: the write fails first, and how the call ended comes in a moment, untold.
+        status = self._status or cause
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_S):
+                while status.details() == _FAILED_WRITE:
+                    await asyncio.sleep(_LOOK_S)
+                    status = status_of(call)
+        return status
 
     def _ended_with(self, status: grpc.aio.AioRpcError) -> VertebraError | None:
         if status.code() is grpc.StatusCode.OK:
@@ -163,6 +177,12 @@ def is_cancelled() -> bool:
     """Whether it is this task that is cancelled: who awaits another one that is gets the same error."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def status_of(call: Call) -> grpc.aio.AioRpcError:
+    """How a call ended that has ended."""
+    code, details, trailers = at_once(call.code()), at_once(call.details()), at_once(call.trailing_metadata())
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
