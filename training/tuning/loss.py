@@ -1,6 +1,7 @@
 """What a step is to make smaller; does not know how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.tuning import feed
+from training.tuning.depthwise import DepthwiseInFp32
 from training.tuning.feed import Shown
 
 
@@ -20,7 +22,7 @@ class Objective:
         fabric: Brings tensors to the device.
         smoothing: The part of every target that goes to all classes alike.
         offset: float32 `[C]`, added to the logits while training (arXiv:2007.07314), or None.
-        bf16: Whether matrices are multiplied as bfloat16.
+        bf16: Whether matrices are multiplied as bfloat16; depthwise convolutions are not where that is slow.
         channels_last: How pixels lie in memory.
     """
 
@@ -41,8 +43,12 @@ class Objective:
         with self._autocast():
             return model(feed.pixels(pixels, self.channels_last)).float()
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bf16)
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        device = self.fabric.device.type
+        slow = DepthwiseInFp32() if self.bf16 and device == "cpu" else nullcontext()
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16), slow:
+            yield
 
     def loss(self, model: Callable[..., Tensor], batch: Shown) -> Tensor:
         """The loss of a batch, summed over its images, each as often as its weight says; divide by their sum."""
