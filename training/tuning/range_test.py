@@ -1,4 +1,8 @@
-"""Finds a learning rate by trying rising ones on a copy of the model (arXiv:1506.01186); does not train the model."""
+"""Finds a learning rate by trying rising ones on a copy of the model (arXiv:1506.01186); does not train the model.
+
+Where the loss falls fastest says little of a model whose head is fitted already: there is not much to fall. What is
+read instead is the rate up to which steps did more good than harm, which is seen from any start.
+"""
 
 import math
 from collections.abc import Iterator
@@ -95,14 +99,16 @@ def read(rates: list[float], losses: list[float]) -> RangeTest:
     diverged = rates[-1] if losses[-1] > _DIVERGED * min(losses) or len(rates) < STEPS else None
     most = _SAFE * (diverged or _HIGHEST)
     lowest = int(np.argmin(losses[_BLIND:])) + _BLIND
-    slopes = np.gradient(losses, np.log(rates))[_BLIND : lowest + 1]
-    steepest = rates[_BLIND + int(slopes.argmin())] if slopes.min() < 0 else None
+    # The first loss is that of the model as it came, which nothing has changed yet.
+    fell = losses[lowest] < losses[0]
+    worse = (rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if loss > losses[0])
+    harmless = next(worse, None) if fell else None
     return RangeTest(
         rates=tuple(rates),
         losses=tuple(losses),
-        steepest=steepest,
+        harmless=harmless,
         diverged=diverged,
-        chosen=min(steepest, most) if steepest else most,
+        chosen=min(harmless, most) if harmless else most,
     )
 
 

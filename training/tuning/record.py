@@ -38,14 +38,15 @@ class RangeTest(_Frozen):
     Attributes:
         rates: The rate of each step.
         losses: What the loss would be before each step if all batches were alike, smoothed.
-        steepest: The rate at which the loss fell fastest; None where it never fell.
+        harmless: The rate at which the loss, having fallen, was again what it was before the first step; None where it
+            never fell, or never rose again.
         diverged: The rate at which the loss had become many times the lowest; None where it never had.
-        chosen: The steepest, at most a tenth of the diverged one.
+        chosen: The harmless one, at most a tenth of the diverged one.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    steepest: float | None
+    harmless: float | None
     diverged: float | None
     chosen: float
 

@@ -30,7 +30,7 @@ def decide(model: Tunable, plan: Plan, recipe: Recipe, feed: Feed, plain: Object
     Raises:
         TuningError: No learning rate can be found.
     """
-    way, paces = _way(model, plan, first(feed), plain)
+    way, paces = _way(model, plan, feed, plain)
     chosen = Objective(plain.fabric, plain.smoothing, plain.offset, way.precision == "bf16", way.channels_last)
     batch_size = min(plan.batch_size, feed.images)
     tested = range_test.test(model, plan, feed, chosen) if plan.rate == "range test" else None
@@ -59,14 +59,14 @@ def first(feed: Feed) -> Shown:
     return next(iter(feed.epoch(0)))
 
 
-def _way(model: Tunable, plan: Plan, batch: Shown, plain: Objective) -> tuple[Pace, tuple[Pace, ...]]:
+def _way(model: Tunable, plan: Plan, feed: Feed, plain: Objective) -> tuple[Pace, tuple[Pace, ...]]:
     if plan.precision != "auto" and plan.channels_last != "auto":
         asked = Pace(
             precision=plan.precision, channels_last=plan.channels_last, images_per_s=0.0, cosine=1.0, refused=None
         )
         return asked, ()
     with torch.random.fork_rng(devices=[]):
-        paces = pace.measure(model, plan, batch, plain)
+        paces = pace.measure(model, plan, first(feed), plain, plan.epochs * feed.images)
     return pace.best(paces, plan), paces
 
 

@@ -1,5 +1,8 @@
 """The fastest way to compute a step is taken only where it is right."""
 
+from itertools import count
+
+import pytest
 import torch
 from lightning_fabric import Fabric
 
@@ -28,7 +31,7 @@ def test_all_that_a_plan_leaves_open_is_measured_and_compared() -> None:
     model.arrange(plan())
     before = {name: each.clone() for name, each in model.state_dict().items()}
     chosen = plan(precision="auto", channels_last="auto")
-    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN)
+    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN, 100)
     assert [(each.precision, each.channels_last) for each in paces] == [
         ("fp32", False),
         ("fp32", True),
@@ -47,7 +50,7 @@ def test_what_is_asked_for_is_not_chosen_again() -> None:
     model = tunable()
     model.arrange(plan())
     chosen = plan(precision="fp32", channels_last="auto")
-    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN)
+    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN, 100)
     assert {each.precision for each in paces} == {"fp32"}
     assert pace.best((way(10), way(99, "bf16")), chosen) == way(10)
     assert pace.best((way(10), way(9, channels_last=True)), plan(precision="auto", channels_last=True)).channels_last
@@ -65,7 +68,7 @@ def test_a_wrong_gradient_is_refused() -> None:
             return -logits if torch.is_autocast_enabled("cpu") else logits
 
     model.__class__ = Wrong
-    paces = pace.measure(model, plan(precision="auto"), next(Colours().epoch(0)), PLAIN)
+    paces = pace.measure(model, plan(precision="auto"), next(Colours().epoch(0)), PLAIN, 100)
     assert paces[0].refused is None
     assert paces[1].refused is not None
     assert paces[1].refused.startswith("its gradient has a cosine of -")
@@ -76,3 +79,18 @@ def test_the_fastest_right_way_is_taken_if_it_is_clearly_faster() -> None:
     assert pace.best((way(10), way(10.5, channels_last=True)), chosen) == way(10)
     assert pace.best((way(10), way(12, channels_last=True)), chosen).channels_last
     assert pace.best((way(10), way(20, "bf16", refused="wrong"), way(12, "bf16", True)), chosen).images_per_s == 12
+
+
+@pytest.mark.parametrize(("images", "shown"), [(1, 30), (20_000, 100), (10**6, 300)])
+def test_a_training_that_takes_long_is_measured_on_more_images(
+    images: int, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by 10 ms whenever it is looked at: two images take so long."""
+    ticks = count()
+    monkeypatch.setattr("training.tuning.pace.time.perf_counter", lambda: next(ticks) / 100)
+    seen: list[int] = []
+    model = tunable()
+    model.arrange(plan())
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    pace.measure(model, plan(), next(Colours(images=400, batch=400).epoch(0)), PLAIN, images)
+    assert max(seen) == pytest.approx(shown, abs=1)

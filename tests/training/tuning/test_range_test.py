@@ -15,25 +15,36 @@ PLAIN = Objective(Fabric(accelerator="cpu", devices=1), 0.0, None, bf16=False, c
 RATES = [1e-5 * 10 ** (5 * step / 79) for step in range(80)]
 
 
-def test_the_steepest_fall_is_taken() -> None:
-    """A step down around 0.001: steepest there."""
-    losses = [2 - 1 / (1 + math.exp(-4 * (math.log10(rate) + 3))) for rate in RATES]
+def _step(rate: float, exponent: float) -> float:
+    """From 0 to 1 around a power of ten."""
+    return 1 / (1 + math.exp(-4 * (math.log10(rate) - exponent)))
+
+
+def test_the_rate_at_which_what_was_won_is_lost_again_is_taken() -> None:
+    """The loss falls by one around 0.0001 and rises around 0.01, where half of the rise is as much as was won."""
+    losses = [2 - _step(rate, -4) + 2 * _step(rate, -2) for rate in RATES]
     found = range_test.read(RATES, losses)
     assert found.diverged is None
-    assert found.chosen == found.steepest == pytest.approx(1e-3, rel=0.1)
+    assert found.chosen == found.harmless == pytest.approx(1e-2, rel=0.15)
 
 
 def test_a_tenth_of_where_it_explodes_is_the_most() -> None:
-    losses = [2 - 1 / (1 + math.exp(-4 * (math.log10(rate) + 2))) for rate in RATES[:55]] + [3.0, 9.0]
+    losses = [2 - _step(rate, -2) for rate in RATES[:55]] + [3.0, 9.0]
     found = range_test.read(RATES[:57], losses)
     assert found.diverged == RATES[56]
-    assert found.steepest is not None
-    assert found.steepest > found.chosen == pytest.approx(RATES[56] / 10)
+    assert found.harmless is not None
+    assert found.harmless > found.chosen == pytest.approx(RATES[56] / 10)
+
+
+def test_a_loss_that_only_falls_takes_the_cap() -> None:
+    found = range_test.read(RATES, [2 - _step(rate, -3) for rate in RATES])
+    assert found.harmless is None
+    assert found.chosen == pytest.approx(0.1)
 
 
 def test_where_nothing_falls_the_cap_is_taken() -> None:
     found = range_test.read(RATES[:40], [1 + step / 10 for step in range(40)])
-    assert found.steepest is None
+    assert found.harmless is None
     assert found.chosen == pytest.approx(RATES[39] / 10)
 
 
