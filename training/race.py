@@ -20,6 +20,8 @@ from training.dataset import Sample
 from training.fitting import Fitted
 from training.result import Heat, Race
 from training.tuned import Ground, Probed
+from training.tuning import range_test
+from training.tuning.plan import Plan
 
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
@@ -126,13 +128,19 @@ def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: floa
         The images and the plan that fit.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    affordable = tuned.images_per_s(ground, plan, probed) * limit_s
+    affordable = tuned.images_per_s(ground, plan, probed) * limit_s - _tested(plan.tuning)
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
     fewer = ground.train
     if affordable < len(fewer):
         fewer = _some(fewer, max(int(affordable), _FEWEST_A_CLASS * ground.classes))
     cut = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": epochs})})
     return replace(ground, train=fewer), cut
+
+
+def _tested(plan: Plan) -> float:
+    """How many images a range test costs as much time as, before a training begins."""
+    # Each step asks a second model, too, and a third of a step is asking.
+    return range_test.STEPS * plan.batch_size * 4 / 3 if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,14 @@ def ground(train: int = 200, validation: int = 100) -> Ground:
 
 
 def plans(*regimes: Regime, images: int = 200) -> list[Candidate]:
-    return [plan for regime in regimes for plan in candidates(regime, images, None, LITE0.backbone, 3.0)]
+    """The plans of regimes, with a rate that takes no time to find."""
+    found = (plan for regime in regimes for plan in candidates(regime, images, None, LITE0.backbone, 3.0))
+    return [at_rate(plan, 0.01) for plan in found]
+
+
+def at_rate(plan: Candidate, rate: float | str) -> Candidate:
+    tuning = plan.tuning and plan.tuning.model_copy(update={"rate": rate})
+    return plan.model_copy(update={"tuning": tuning})
 
 
 def rightly(count: int, of: int, first: int = 0) -> NDArray[np.bool_]:
@@ -212,6 +219,16 @@ def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int
     assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
     counts = np.bincount([sample.label for sample in shown.train])
     assert counts.max() - counts.min() <= 1
+
+
+def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine) -> None:
+    """At 10 images a second 80 steps of 64, each asked about once more, take 683 s."""
+    machine.images_per_s = 10.0
+    plan = at_rate(plans("large-similar")[0], "range test")
+    shown, cut = race.within(ground(), plan, None, 683.0 + 45.0)
+    assert cut.tuning is not None
+    assert (len(shown.train), cut.tuning.epochs) == (200, 2)
+    assert len(race.within(ground(), plan, None, 100.0)[0].train) == 8 * CLASSES
 
 
 def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
