@@ -12,12 +12,15 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from export.progress import Steps
 from tests.benchmarks import results
 from training import fit
 from training.dataset import Plan
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def main() -> None:
@@ -71,6 +74,12 @@ def unpacked(data: Path, folder: Path) -> Path:
     with tarfile.open(data) as archive:
         archive.extractall(folder, filter="data")
         return folder / archive.getnames()[0].split("/", maxsplit=1)[0]
+
+
+def drawn(folder: Path, count: int, seed: int) -> list[Path]:
+    """So many images of a class; a seed's more hold its fewer."""
+    files = sorted(folder.iterdir())
+    return [files[place] for place in np.random.default_rng(seed).permutation(len(files))[:count]]
 
 
 if __name__ == "__main__":
