@@ -27,11 +27,13 @@ from training.dataset import Dataset, Plan, Sample
 from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
-from training.report import HeldOut
+from training.race import Raced
+from training.report import HeldOut, Material
 from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
+from training.tuning.record import RangeTest
 from training.views import views
 
 Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
@@ -182,8 +184,8 @@ def fit(order: Order, steps: Steps) -> Trained:
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, data, card, geometry, source, counts, started_s + order.how.time_limit_s)
     raced, plan = _raced(start, plans, steps)
-    made = _make(start, plan, steps)
-    return _write(start, decision, raced, plan, made, steps)
+    made = _make(start, plan, raced.tested if raced else None, steps)
+    return _write(start, decision, raced.race if raced else None, plan, made, steps)
 
 
 def _source(order: Order, data: Dataset, card: Card, geometry: CropGeometry, steps: Steps) -> Source:
@@ -224,13 +226,13 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: _Start, plans: tuple[Candidate, ...], steps: Steps) -> tuple[Race | None, Candidate]:
+def _raced(start: _Start, plans: tuple[Candidate, ...], steps: Steps) -> tuple[Raced | None, Candidate]:
     if len(plans) == 1:
         return None, plans[0]
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
     steps.more(race.steps(plans))
     raced = race.race(start.ground(), plans, frozen, start.left_s(), steps)
-    return raced, plans[raced.chosen]
+    return raced, plans[raced.race.chosen]
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -251,7 +253,7 @@ def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[
     return np.asarray(found.logits.argmax(1) == found.expected)
 
 
-def _make(start: _Start, plan: Candidate, steps: Steps) -> _Made:
+def _make(start: _Start, plan: Candidate, range_test: RangeTest | None, steps: Steps) -> _Made:
     """Train by a plan on all training images, and ask about the held-out ones."""
     fitted = None
     if plan.start != "random":
@@ -266,8 +268,8 @@ def _make(start: _Start, plan: Candidate, steps: Steps) -> _Made:
         return _Made(start.card, fitted.head, module, fitted, None, len(start.data.splits["train"]), tested)
     steps.more(1 + len(start.held_out))
     probed = Probed(fitted.head, fitted.module) if fitted else None
-    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s())
-    fine_tuned = tuned.fine_tune(ground, within, probed, steps)
+    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s(), range_test)
+    fine_tuned = tuned.fine_tune(ground, within, probed, steps, range_test)
     tested = {split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()}
     return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, len(ground.train), tested)
 
@@ -316,7 +318,9 @@ def _write(  # noqa: PLR0917
             data_sha256=data.sha256,
             weights_sha256=run.digest(model),
         )
-        page = report.render(result, described, made.tested.get("test") or made.tested["validation"])
+        curves = made.fine_tuned.curves if made.fine_tuned else ""
+        material = Material(made.module, decision.evidence if decision else None, curves)
+        page = report.render(result, described, made.tested.get("test") or made.tested["validation"], material)
         kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page}
         kept |= {DECISION: decision.text()} if decision else {}
         kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}

@@ -4,6 +4,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +51,21 @@ def thumbnail(path: Path) -> Thumbnail:
         return Thumbnail(None, fault=error.strerror or "cannot be read")
     except BadImage as error:
         return Thumbnail(None, fault=str(error))
+    return inlined(shrunk(picture), "JPEG")
+
+
+def shrunk(picture: Image.Image) -> Image.Image:
+    """A picture of at most 200 x 200 pixels; it is changed."""
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return picture
+
+
+def inlined(picture: Image.Image, file_format: Literal["JPEG", "PNG"]) -> Thumbnail:
+    """A picture as a data URI: JPEG for photographs, PNG for what has few colours or hard edges."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    uri = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    options: dict[str, Any] = {"quality": 85} if file_format == "JPEG" else {"optimize": True}
+    picture.save(file, file_format, **options)
+    uri = f"data:image/{file_format.lower()};base64," + base64.b64encode(file.getvalue()).decode()
     return Thumbnail(uri, picture.width, picture.height)
 
 

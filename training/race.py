@@ -22,6 +22,7 @@ from training.result import Heat, Race
 from training.tuned import Ground, Probed
 from training.tuning import range_test
 from training.tuning.plan import Plan
+from training.tuning.record import RangeTest
 
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
@@ -48,6 +49,14 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Raced:
+    """A race, and what the range test of the plan that won saw, if it had one: its rate need not be found again."""
+
+    race: Race
+    tested: RangeTest | None
+
+
+@dataclass(frozen=True)
 class _Runner:
     """A plan on the way: which validation images it has right so far, and whether it has been trained to its end."""
 
@@ -56,7 +65,7 @@ class _Runner:
     is_whole: bool = True
 
 
-def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps) -> Race:
+def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps) -> Raced:
     """Find the plan that does best on images that it does not learn from.
 
     Args:
@@ -67,7 +76,7 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
         told: Tells of the steps.
 
     Returns:
-        What was tried, and what won.
+        What was tried, what won, and at which rate.
 
     Raises:
         HeadError: A class has fewer than two images that may be divided.
@@ -86,6 +95,7 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
             runners[place] = _Runner(plan, right)
     left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
     probes: dict[tuple[str, ...], Probed] = {}
+    tested: dict[int, RangeTest | None] = {}
     for number, part in enumerate(_ROUNDS, start=1):
         for place in left:
             # What has been trained to its end already learns nothing from being trained again.
@@ -97,15 +107,15 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
             if plan.start != "random" and plan.taps not in probes:
                 fitted = frozen.fit(plan, learnt)
                 probes[plan.taps] = Probed(fitted.head, fitted.module)
-            trial = _trial(
-                short, plan, None if plan.start == "random" else probes[plan.taps], part * limit_s / len(left)
-            )
-            right = _ran(trial, asked, told)
+            probed = None if plan.start == "random" else probes[plan.taps]
+            trial = _trial(short, plan, probed, part * limit_s / len(left), tested.get(place))
+            right, tested[place] = _ran(trial, asked, told)
             heats.append(_heat(place, trial.plan, number, len(trial.ground.train), right, time.monotonic() - started_s))
             runners[place] = _Runner(plan, right, trial.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
-    return Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
+    told_of = Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
+    return Raced(told_of, tested.get(chosen))
 
 
 def steps(plans: Sequence[Candidate]) -> int:
@@ -115,7 +125,9 @@ def steps(plans: Sequence[Candidate]) -> int:
     return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
 
 
-def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float) -> tuple[Ground, Candidate]:
+def within(
+    ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None = None
+) -> tuple[Ground, Candidate]:
     """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
 
     Args:
@@ -123,12 +135,13 @@ def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: floa
         plan: The plan; one that fine-tunes.
         probed: The head that it starts from.
         limit_s: How long it may take, in seconds.
+        tested: What a range test of the plan has seen already.
 
     Returns:
         The images and the plan that fit.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    affordable = tuned.images_per_s(ground, plan, probed) * limit_s - _tested(plan.tuning)
+    affordable = tuned.images_per_s(ground, plan, probed) * limit_s - (0.0 if tested else _testing(plan.tuning))
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
     fewer = ground.train
     if affordable < len(fewer):
@@ -137,7 +150,7 @@ def within(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: floa
     return replace(ground, train=fewer), cut
 
 
-def _tested(plan: Plan) -> float:
+def _testing(plan: Plan) -> float:
     """How many images a range test costs as much time as, before a training begins."""
     # Each step asks a second model, too, and a third of a step is asking.
     return range_test.STEPS * plan.batch_size * 4 / 3 if plan.rate == "range test" else 0.0
@@ -148,18 +161,20 @@ class _Trial:
     ground: Ground
     plan: Candidate
     probed: Probed | None
+    tested: RangeTest | None
     is_whole: bool
 
 
-def _trial(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float) -> _Trial:
-    cut_ground, cut_plan = within(ground, plan, probed, limit_s)
-    return _Trial(cut_ground, cut_plan, probed, cut_plan == plan and cut_ground.train == ground.train)
+def _trial(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None) -> _Trial:
+    cut_ground, cut_plan = within(ground, plan, probed, limit_s, tested)
+    return _Trial(cut_ground, cut_plan, probed, tested, cut_plan == plan and cut_ground.train == ground.train)
 
 
-def _ran(trial: _Trial, asked: tuple[Sample, ...], steps: Steps) -> NDArray[np.bool_]:
-    made = tuned.fine_tune(trial.ground, trial.plan, trial.probed, steps)
+def _ran(trial: _Trial, asked: tuple[Sample, ...], steps: Steps) -> tuple[NDArray[np.bool_], RangeTest | None]:
+    made = tuned.fine_tune(trial.ground, trial.plan, trial.probed, steps, trial.tested)
     found = tuned.answers(made.module, trial.ground, asked, steps)
-    return np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
+    right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
+    return right, made.tuned.record.settings.range_test
 
 
 def _parted(ground: Ground) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -16,9 +16,14 @@ from export.labelled import Split
 from export.run import Run
 from export.score import Bin, ClassScore, Estimate, Scores, softmax
 from service.bundle import Interpolation
-from training import pictures
+from training import charts, pictures
+from training.advice.evidence import Evidence
+from training.charts import Chart
+from training.insight import gallery
+from training.insight.gallery import Asked, Gallery
 from training.pictures import Thumbnail
-from training.result import Result
+from training.result import Heat, Race, Result
+from training.served import Served
 
 TEMPLATE = "report.html.j2"
 # A confusion matrix of more classes cannot be read, nor a table of all of them.
@@ -29,6 +34,25 @@ MISTAKES = 24
 # As many colours as people tell apart.
 MAP_CLASSES = 8
 LISTED_FILES = 200
+# Of how many right and wrong answers it is shown what spoke for them.
+EXPLAINED = 4
+# What a regime's name stands for.
+REGIMES = {
+    "as-is": "the published model as it is",
+    "small-similar": "few images, like those of the pretraining",
+    "small-different": "few images, unlike those of the pretraining",
+    "large-similar": "many images, like those of the pretraining",
+    "large-different": "many images, unlike those of the pretraining",
+    "scratch": "no pretraining",
+}
+# Where a learning rate comes from, as Settings have it.
+RATES = {
+    "recipe/10": "a tenth of the rate that the backbone was pretrained with",
+    "recipe": "the rate that the backbone was pretrained with",
+    "range test": "found by the test below",
+    "asked for": "as it was asked for",
+}
+_SURE = 1.96
 _SEED = 0
 
 
@@ -47,6 +71,40 @@ class HeldOut:
     expected: NDArray[np.int64]
     logits: NDArray[np.float32]
     embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the page shows beside figures.
+
+    Attributes:
+        model: The model of the run, in eval mode.
+        evidence: What spoke for a regime; None where nothing was gathered.
+        curves: What a fine-tuning measured, a line of JSON a step; empty where there was none.
+    """
+
+    model: Served
+    evidence: Evidence | None
+    curves: str
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A plan of a race: what came of it in each round, None where it was no longer in it."""
+
+    regime: str
+    trains: str
+    chosen: bool
+    heats: tuple[Heat | None, ...]
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """How well a linear layer on a stage does."""
+
+    name: str
+    note: str
+    accuracy: Estimate
 
 
 @dataclass(frozen=True)
@@ -98,13 +156,14 @@ class _Map:
     images: int
 
 
-def render(result: Result, run: Run, held_out: HeldOut) -> str:
+def render(result: Result, run: Run, held_out: HeldOut, material: Material) -> str:
     """Write the page.
 
     Args:
         result: What was measured.
         run: What was trained.
         held_out: What the pictures are made of; its images are those of the result's scores of that split.
+        material: What else is drawn.
 
     Returns:
         One HTML document in UTF-8, complete in itself.
@@ -129,6 +188,16 @@ def render(result: Result, run: Run, held_out: HeldOut) -> str:
             pairs=_pairs(scores),
             mistakes=_mistakes(held_out, result.data.labels),
             map=_map(held_out, scores),
+            gallery=_gallery(held_out, run, material.model),
+            regimes=REGIMES,
+            rates=RATES,
+            race=_race(result.way.race),
+            evidence=material.evidence,
+            probed=_probed(material.evidence),
+            curves=_curves(result, material.curves),
+            range_test=_range_test(result),
+            learning_curve=charts.of_learning_curve(material.evidence) if material.evidence else None,
+            box=charts,
             interpolation=Interpolation.Name(run.geometry.interpolation).removeprefix("INTERPOLATION_").lower(),
         )
     )
@@ -212,25 +281,92 @@ def _pairs(scores: Scores) -> list[_Pair]:
     ]
 
 
+def _worst(held_out: HeldOut) -> NDArray[np.int64]:
+    """The images that were answered wrongly, the one with the least probability of its class first."""
+    wrong = np.flatnonzero(held_out.logits.argmax(axis=1) != held_out.expected)
+    if not len(wrong):
+        return wrong
+    of_expected = softmax(held_out.logits[wrong])[np.arange(len(wrong)), held_out.expected[wrong]]
+    return wrong[np.argsort(of_expected, kind="stable")]
+
+
 def _mistakes(held_out: HeldOut, labels: tuple[str, ...]) -> list[_Mistake]:
-    answered = held_out.logits.argmax(axis=1)
-    wrong = np.flatnonzero(answered != held_out.expected)
-    probabilities = softmax(held_out.logits[wrong]) if len(wrong) else np.empty((0, len(labels)))
-    of_expected = probabilities[np.arange(len(wrong)), held_out.expected[wrong]]
-    worst = np.argsort(of_expected, kind="stable")[:MISTAKES]
+    worst = _worst(held_out)[:MISTAKES]
+    if not len(worst):
+        return []
+    answered, probabilities = held_out.logits.argmax(axis=1), softmax(held_out.logits[worst])
     with ThreadPoolExecutor(2) as decoders:
-        thumbnails = list(decoders.map(pictures.thumbnail, [held_out.paths[wrong[each]] for each in worst]))
+        thumbnails = list(decoders.map(pictures.thumbnail, [held_out.paths[each] for each in worst]))
     return [
         _Mistake(
-            held_out.paths[wrong[each]],
-            labels[held_out.expected[wrong[each]]],
-            labels[answered[wrong[each]]],
-            float(probabilities[each].max()),
-            float(of_expected[each]),
+            held_out.paths[each],
+            labels[held_out.expected[each]],
+            labels[answered[each]],
+            float(row.max()),
+            float(row[held_out.expected[each]]),
             picture,
         )
-        for each, picture in zip(worst, thumbnails, strict=True)
+        for each, row, picture in zip(worst, probabilities, thumbnails, strict=True)
     ]
+
+
+def _surest(held_out: HeldOut) -> NDArray[np.int64]:
+    """The right answer of each class that is surest, the surest class first."""
+    right = np.flatnonzero(held_out.logits.argmax(axis=1) == held_out.expected)
+    if not len(right):
+        return right
+    order = right[np.argsort(-softmax(held_out.logits[right]).max(axis=1), kind="stable")]
+    _, first = np.unique(held_out.expected[order], return_index=True)
+    return order[np.sort(first)]
+
+
+def _gallery(held_out: HeldOut, run: Run, model: Served) -> Gallery:
+    answered = held_out.logits.argmax(axis=1)
+    chosen = (*_surest(held_out)[:EXPLAINED], *_worst(held_out)[:EXPLAINED])
+    return gallery.hang(
+        model, run, [Asked(held_out.paths[each], int(held_out.expected[each]), int(answered[each])) for each in chosen]
+    )
+
+
+def _race(race: Race | None) -> list[_Runner]:
+    """The plans of a race in their order, with a place for each round."""
+    if race is None:
+        return []
+    rounds = range(1, 1 + max(heat.round for heat in race.heats))
+    runners = {heat.plan: heat for heat in race.heats}
+    ran = {(heat.plan, heat.round): heat for heat in race.heats}
+    return [
+        _Runner(heat.regime, heat.trains, plan == race.chosen, tuple(ran.get((plan, each)) for each in rounds))
+        for plan, heat in sorted(runners.items())
+    ]
+
+
+def _probed(evidence: Evidence | None) -> list[_Probed]:
+    """The stages and the embedding, from input to output."""
+    if evidence is None:
+        return []
+    probes = [each for each in evidence.probes if each.stride is not None or each.tap == evidence.depth.last]
+    return [
+        _Probed(
+            each.tap,
+            f"{each.width:,} numbers" + (f", stride {each.stride}" if each.stride else ""),
+            Estimate(
+                value=each.accuracy.value,
+                low=max(0.0, each.accuracy.value - _SURE * each.accuracy.error),
+                high=min(1.0, each.accuracy.value + _SURE * each.accuracy.error),
+            ),
+        )
+        for each in probes
+    ]
+
+
+def _curves(result: Result, curves: str) -> tuple[Chart, ...]:
+    return charts.of_training(curves, result.way.tuning) if result.way.tuning else ()
+
+
+def _range_test(result: Result) -> Chart | None:
+    test = result.way.tuning.settings.range_test if result.way.tuning else None
+    return charts.of_range_test(test) if test else None
 
 
 def _map(held_out: HeldOut, scores: Scores) -> _Map | None:

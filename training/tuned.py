@@ -35,7 +35,7 @@ from training.tuning.model import HEAD, Tunable
 from training.tuning.order import Order
 from training.tuning.origin import Origin
 from training.tuning.plan import Plan
-from training.tuning.record import Tuned
+from training.tuning.record import RangeTest, Tuned
 
 _TRAININGS = "trainings"
 _BATCH = 64
@@ -106,7 +106,9 @@ class FineTuned:
     curves: str
 
 
-def fine_tune(ground: Ground, candidate: Candidate, probed: Probed | None, steps: Steps) -> FineTuned:
+def fine_tune(
+    ground: Ground, candidate: Candidate, probed: Probed | None, steps: Steps, tested: RangeTest | None = None
+) -> FineTuned:
     """Fine-tune a model by a plan; what a killed process had done of it is gone on from.
 
     Args:
@@ -114,6 +116,7 @@ def fine_tune(ground: Ground, candidate: Candidate, probed: Probed | None, steps
         candidate: What is trained, and how.
         probed: The head to start from; None for a random one, which starts with a random backbone only.
         steps: Tells of two steps.
+        tested: What a range test of the plan saw on a part of the images, which is not done again then.
 
     Returns:
         The model.
@@ -142,7 +145,7 @@ def fine_tune(ground: Ground, candidate: Candidate, probed: Probed | None, steps
     )
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
-        tuned = loop.tune(learner, lessons, plan, folder, advance)
+        tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
     curves = (folder / METRICS).read_text(encoding="utf-8")
     shutil.rmtree(folder)
     return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves)

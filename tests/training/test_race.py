@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -77,6 +78,7 @@ class Machine:
     learnt: list[tuple[Sample, ...]] = field(default_factory=list)
     asked: list[tuple[Sample, ...]] = field(default_factory=list)
     tuned: list[tuple[str, int, int]] = field(default_factory=list)
+    tested: list[str | None] = field(default_factory=list)
 
     def frozen(self) -> race.Frozen:
         return race.Frozen(self._fit, self._right)
@@ -89,11 +91,13 @@ class Machine:
         self.asked.append(asked)
         return self.right[cast(_Made, fitted).module]
 
-    def fine_tune(self, shown: Ground, plan: Candidate, *_: object) -> "_Made":
+    def fine_tune(self, shown: Ground, plan: Candidate, _: object, __: Steps, tested: str | None = None) -> "_Made":
         assert plan.tuning is not None
         self.learnt.append(shown.train)
         self.tuned.append((plan.words(), len(shown.train), plan.tuning.epochs))
-        return _Made(plan.words(), None, None)
+        self.tested.append(tested)
+        settings = SimpleNamespace(range_test=tested or f"test {len(self.tested)}")
+        return _Made(plan.words(), None, None, SimpleNamespace(record=SimpleNamespace(settings=settings)))
 
     def answers(self, module: str, _: Ground, asked: Sequence[Sample], *__: object) -> Answers:
         self.asked.append(tuple(asked))
@@ -107,6 +111,7 @@ class _Made:
     module: str
     head: Any
     result: Any
+    tuned: Any = None
 
 
 @pytest.fixture
@@ -119,7 +124,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def run(machine: Machine, raced: Sequence[Candidate], shown: Ground, limit_s: float = 1e6) -> Race:
-    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99))
+    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99)).race
 
 
 HEAD, STAGES, LAST, LATE = "the head on the embedding", "the head on the embedding and all stages", "c5", "c4"
@@ -231,6 +236,17 @@ def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine
     assert len(race.within(ground(), plan, None, 100.0)[0].train) == 8 * CLASSES
 
 
+def test_a_rate_is_found_once_for_each_plan(machine: Machine) -> None:
+    machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
+    machine.images_per_s = 1.0
+    raced = [plan for plan in plans("small-different", "large-different", images=10_000) if plan.tuning]
+    found = race.race(ground(train=10_000), raced, machine.frozen(), 1000.0, quiet(99))
+    # The two that go on have it from the first round, and so has the training after the race.
+    assert [heat.plan for heat in found.race.heats] == [0, 1, 2, 1, 2]
+    assert machine.tested == [None, None, None, "test 2", "test 3"]
+    assert (found.race.chosen, str(found.tested)) == (2, "test 3")
+
+
 def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
     machine.images_per_s = 10.0
     (plan,) = plans("large-similar")
@@ -246,11 +262,11 @@ def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypat
     told: list[str] = []
     fine_tune, answers, counted = machine.fine_tune, machine.answers, quiet(0)
 
-    def tune(shown: Ground, plan: Candidate, _: object, steps: Steps) -> "_Made":
+    def tune(shown: Ground, plan: Candidate, _: object, steps: Steps, __: object = None) -> "_Made":
         for name in ("decode", "fine-tune"):
             with steps.step(name):
                 told.append(name)
-        return fine_tune(shown, plan)
+        return fine_tune(shown, plan, None, steps)
 
     def answer(module: str, shown: Ground, asked: Sequence[Sample], steps: Steps) -> Answers:
         with steps.step("ask"):

@@ -30,7 +30,7 @@ from training.tuning.loss import Objective
 from training.tuning.model import Tunable
 from training.tuning.origin import Origins
 from training.tuning.plan import Plan
-from training.tuning.record import Epoch, Record, Settings, Tuned
+from training.tuning.record import Epoch, RangeTest, Record, Settings, Tuned
 from training.tuning.validation import Score, Validation, score
 
 # So much of the last steps' losses is remembered in the smoothed one.
@@ -90,7 +90,14 @@ class _Training:
 
 
 def tune(
-    learner: Learner, lessons: Lessons, plan: Plan, folder: Path, advance: Advance, *, checkpoint_s: float = 300.0
+    learner: Learner,
+    lessons: Lessons,
+    plan: Plan,
+    folder: Path,
+    advance: Advance,
+    *,
+    tested: RangeTest | None = None,
+    checkpoint_s: float = 300.0,
 ) -> Tuned:
     """Fine-tune a model, or go on where a killed process left off.
 
@@ -100,6 +107,7 @@ def tune(
         plan: What is trained, and how.
         folder: Where checkpoints and figures lie. One that holds the checkpoint of another training is refused.
         advance: Told of every step.
+        tested: What a range test of the same plan saw on a part of the images, where the plan asks for one.
         checkpoint_s: After how many seconds a checkpoint is due; there is one after each epoch, too.
 
     Returns:
@@ -120,7 +128,7 @@ def tune(
     kept = Checkpoints(folder, _facts(model, lessons, plan))
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with kept.held() if fabric.is_global_zero else nullcontext(), torch.random.fork_rng(devices=gpus):
-        training = _begin(learner, lessons, plan, fabric, kept.newest())
+        training = _begin(learner, lessons, plan, fabric, kept.newest(), tested)
         at = training.at
         # Before the first process takes away the checkpoint that another one is still reading.
         fabric.barrier()
@@ -197,8 +205,13 @@ def _without_unreached(model: Tunable, lessons: Lessons, fabric: Any) -> tuple[s
     return (said,) if names else ()
 
 
-def _begin(
-    learner: Learner, lessons: Lessons, plan: Plan, fabric: Any, resumed: tuple[Position, dict[str, Tensor]] | None
+def _begin(  # noqa: PLR0917
+    learner: Learner,
+    lessons: Lessons,
+    plan: Plan,
+    fabric: Any,
+    resumed: tuple[Position, dict[str, Tensor]] | None,
+    tested: RangeTest | None,
 ) -> _Training:
     """Make all that steps need, as it is before the first step or as a checkpoint has it."""
     model = learner.model
@@ -206,7 +219,7 @@ def _begin(
     decided = resumed[0].settings if resumed else None
     if decided is None and fabric.is_global_zero:
         from_random = all(each == "random" for each in learner.origins.values())
-        decided = settings.decide(model, plan, learner.recipe, lessons.feed, plain, from_random=from_random)
+        decided = settings.decide(model, plan, learner.recipe, lessons.feed, plain, tested, from_random=from_random)
     decided = fabric.broadcast(decided)
     assert decided is not None  # the first process has sent it
     model.to(memory_format=torch.channels_last if decided.channels_last else torch.contiguous_format)

@@ -13,7 +13,16 @@ from training.tuning.plan import Plan
 from training.tuning.record import Pace, RangeTest, Settings
 
 
-def decide(model: Tunable, plan: Plan, recipe: Recipe, feed: Feed, plain: Objective, *, from_random: bool) -> Settings:
+def decide(  # noqa: PLR0917
+    model: Tunable,
+    plan: Plan,
+    recipe: Recipe,
+    feed: Feed,
+    plain: Objective,
+    tested: RangeTest | None = None,
+    *,
+    from_random: bool,
+) -> Settings:
     """Decide what a plan leaves open, by measuring where nothing else tells.
 
     Args:
@@ -22,6 +31,7 @@ def decide(model: Tunable, plan: Plan, recipe: Recipe, feed: Feed, plain: Object
         recipe: How the backbone was pretrained.
         feed: What it learns from.
         plain: How a step is computed as plain fp32.
+        tested: What a range test has seen already.
         from_random: Whether nothing is pretrained.
 
     Returns:
@@ -33,7 +43,8 @@ def decide(model: Tunable, plan: Plan, recipe: Recipe, feed: Feed, plain: Object
     way, paces = _way(model, plan, feed, plain)
     chosen = Objective(plain.fabric, plain.smoothing, plain.offset, way.precision == "bf16", way.channels_last)
     batch_size = min(plan.batch_size, feed.images)
-    tested = range_test.test(model, plan, feed, chosen) if plan.rate == "range test" else None
+    if plan.rate == "range test" and tested is None:
+        tested = range_test.test(model, plan, feed, chosen)
     rule, rate = _rate(plan, recipe, batch_size, tested)
     notes = rates.warnings(rate, recipe, batch_size, from_random=from_random)
     if plan.batch_size > feed.images:
@@ -49,7 +60,7 @@ def decide(model: Tunable, plan: Plan, recipe: Recipe, feed: Feed, plain: Object
         paces=paces,
         rate=rate,
         rate_rule=rule,
-        range_test=tested,
+        range_test=tested if rule == "range test" else None,
         notes=notes,
     )
 

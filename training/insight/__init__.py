@@ -1,0 +1,1 @@
+"""Looks into a model and draws what it sees there; does not know how good the model is."""
