@@ -84,6 +84,11 @@ def read(source: Path) -> tuple[LabelledImage, ...]:
     return images
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and in those below it, sorted by path; DataError where one of them cannot be read."""
+    return sorted(path for path in _below(folder) if path.suffix.lower() in _SUFFIXES)
+
+
 def _read_folder(source: Path) -> tuple[LabelledImage, ...]:
     folders, files = _listed(source)
     if loose := [path for path in files if path.suffix.lower() in _SUFFIXES]:
@@ -119,7 +124,7 @@ def _read_classes(folders: Iterable[Path], split: Split | None) -> Iterator[Labe
                 f"Expected the name of a class in UTF-8. Received: {os.fsencode(folder.name)!r} in {folder.parent}. "
                 "Rename the folder."
             )
-        images = sorted(path for path in _below(folder) if path.suffix.lower() in _SUFFIXES)
+        images = images_below(folder)
         if not images:
             raise DataError(f"Expected images of the class {folder.name!r}. Received: none in {folder}. Remove it.")
         label = unicodedata.normalize("NFC", folder.name)

@@ -62,6 +62,9 @@ class Fit(_OfImages):
     """Make the best model of your images that the data and the time allow, and say why it is that one."""
 
     out: Path = Field(description=_OUT)
+    init: Path | None = Field(
+        None, description="Folder that pretrain wrote, to begin with its weights instead of the published ones."
+    )
     regime: Literal[
         "auto", "as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"
     ] = Field(
@@ -122,12 +125,25 @@ class Fit(_OfImages):
                 augmentation=self.augmentation,
                 turns=self.turns,
                 time_limit_s=60 * self.time_limit_min,
-                weights=self.weights,
+                weights=_begun(self),
                 download=self.download,
             ),
         )
         print("\n".join(fit.fit(order, steps).result.summary()))
         print(f"Wrote {self.out}, look at {self.out / 'report.html'}. {_export(self.out)}")
+
+
+def _begun(asked: Fit) -> Path | None:
+    """The file of weights to begin with; None for the published ones."""
+    if asked.init is None:
+        return asked.weights
+    if asked.weights is not None or asked.regime == "scratch":
+        other = "--regime scratch" if asked.weights is None else "--weights"
+        raise TrainingError(f"Expected one start. Received: --init and {other}.")
+    # As above.
+    from training.pretraining import record  # noqa: PLC0415
+
+    return record.weights(asked.init)
 
 
 class Advise(_OfImages):
@@ -168,6 +184,132 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
         steps,
     )
     return explain.explain(decision), explain.probe_table(decision.evidence)
+
+
+class Pretrain(BaseSettings):
+    """Let a backbone learn from images without labels, for fit --init to go on from."""
+
+    model_config = _SETTINGS
+
+    data: Path = Field(
+        description="Folder with images anywhere below it, or a table as for fit; labels are not looked at, and what "
+        "is held out there for validation and test is passed over."
+    )
+    out: Path = Field(description="Folder of what comes of it, which must not exist yet.")
+    backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
+    method: Literal["vicreg", "denoising", "autoencoder"] = Field(
+        "vicreg",
+        description="vicreg learns to tell images apart by comparing two views of each; denoising to clean noisy "
+        "pictures with holes; autoencoder to find pictures again.",
+    )
+    start: Literal["random", "pretrained"] = Field(
+        "random", description="What it begins with: pretrained to bring published weights nearer to your images."
+    )
+    weights: Path | None = Field(None, description="With --start pretrained: a file to take instead of the published.")
+    download: bool = Field(False, description="As for fit, with --start pretrained.")
+    epochs: int = Field(50, ge=1, description="How often each image is shown.")
+    batch_size: int = Field(128, ge=2, description="Images a step; vicreg learns better from more than from fewer.")
+    rate: float | None = Field(
+        None, gt=0, description="Highest learning rate. Without it: 0.001 for a batch of 128, a tenth when pretrained."
+    )
+    turns: bool = Field(False, description="No side of the images is up: they are turned by quarters.")
+    cache: Path = Field(_CACHE, description=_CACHE_HELP)
+    on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
+    seed: int = Field(0, ge=0, lt=2**32, description="Every random number follows from it.")
+    crop_px: int | None = Field(None, ge=1, description="As for fit.")
+    resize_px: int | None = Field(None, ge=1, description="As for fit.")
+
+    def cli_cmd(self) -> None:
+        """Make the weights, then print how the loss fell."""
+        if self.start == "random" and self.weights is not None:
+            raise TrainingError("Expected one start. Received: --weights, and a random one. Add --start pretrained.")
+        steps = Steps(5, Console(stderr=True))
+        with steps.step(_LOAD):
+            # As above.
+            from training.pretraining import pretrain  # noqa: PLC0415
+
+        made = pretrain.pretrain(
+            pretrain.Order(
+                source=self.data,
+                on_bad=self.on_bad,
+                backbone=self.backbone,
+                method=self.method,
+                start=self.start,
+                weights=self.weights,
+                download=self.download,
+                resize_px=self.resize_px,
+                crop_px=self.crop_px,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                rate=self.rate,
+                turns=self.turns,
+                seed=self.seed,
+                cache=self.cache,
+                out=self.out,
+            ),
+            steps,
+        )
+        print("\n".join(made.summary()))
+        print(
+            f"Wrote {self.out}. Go on with: vertebra-train fit --init {shlex.quote(str(self.out))} "
+            f"--backbone {self.backbone} --data LABELLED --out RUN"
+        )
+
+
+class Compare(_OfImages):
+    """Train one backbone from published weights, from pretrainings and from random numbers, and draw their curves."""
+
+    out: Path = Field(description="Folder of what comes of it, which must not exist yet.")
+    init: list[Path] = Field([], description="Folder that pretrain wrote; may be given several times.")
+    pretrained: bool = Field(True, description="Compare the published weights, too.")
+    fractions: list[float] = Field(
+        [0.01, 0.1, 1.0],
+        min_length=1,
+        description="Parts of the training images whose labels are used, each above 0 and at most 1.",
+    )
+    epochs: int = Field(
+        10, ge=1, description="How often each image is shown; of few images more often, up to ten times as often."
+    )
+    batch_size: int = Field(64, ge=2, description="Images a step.")
+    reach: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Accuracy on validation whose epoch and minute are told. Without it: 95 % of the best start's.",
+    )
+
+    def cli_cmd(self) -> None:
+        """Compare, then print the table."""
+        if wrong := [each for each in self.fractions if not 0 < each <= 1]:
+            raise TrainingError(f"Expected parts of the images, above 0 and at most 1. Received: {wrong[0]:g}.")
+        steps = Steps(3, Console(stderr=True))
+        with steps.step(_LOAD):
+            # As above.
+            from training import compare  # noqa: PLC0415
+            from training.dataset import Plan  # noqa: PLC0415
+
+        found = compare.compare(
+            compare.Order(
+                source=self.data,
+                plan=Plan(self.on_bad, self.test_fraction, self.seed),
+                backbone=self.backbone,
+                pretrained=self.pretrained,
+                init=tuple(self.init),
+                weights=self.weights,
+                download=self.download,
+                resize_px=self.resize_px,
+                crop_px=self.crop_px,
+                fractions=tuple(self.fractions),
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                reach=self.reach,
+                cache=self.cache,
+                out=self.out,
+            ),
+            steps,
+        )
+        print("\n".join(found.lines()))
+        print(f"Wrote {self.out}, look at {self.out / 'comparison.html'}.")
 
 
 class Extract(BaseSettings):
@@ -220,6 +362,27 @@ class Describe(BaseSettings):
         from training import description  # noqa: PLC0415
 
         print(description.describe(self.run))
+
+
+class Visualize(BaseSettings):
+    """Write pictures of a model: its first filters, what each stage makes of your images, what its answers rest on."""
+
+    model_config = _SETTINGS
+
+    model: CliPositionalArg[str] = Field(description="Folder of a run, or the name of a backbone.")
+    images: Path = Field(description="Folder of images, of which the first 16 by name are drawn.")
+    out: Path = Field(description="Folder to write the pictures to, which must not exist yet.")
+
+    def cli_cmd(self) -> None:
+        """Write the pictures, then print what the model took each image for."""
+        steps = Steps(3, Console(stderr=True))
+        with steps.step(_LOAD):
+            # As above.
+            from training.insight import visualize  # noqa: PLC0415
+
+        drawn = visualize.visualize(visualize.Order(self.model, self.images, self.out), steps)
+        print("\n".join(each.words() for each in drawn))
+        print(f"Wrote {self.out}.")
 
 
 class AsIs(BaseSettings):
@@ -282,8 +445,11 @@ class Train(BaseSettings):
     fit: CliSubCommand[Fit] = Field(description="Make the best model of your images that the data and the time allow.")
     advise: CliSubCommand[Advise] = Field(description="Say which regime suits your images, and why.")
     probe: CliSubCommand[Probe] = Field(description="Print how well a linear layer on each stage does on your images.")
+    pretrain: CliSubCommand[Pretrain] = Field(description="Let a backbone learn from images without labels.")
+    compare: CliSubCommand[Compare] = Field(description="Draw curves from pretrained, self-pretrained, random starts.")
     extract: CliSubCommand[Extract] = Field(description="Write a backbone's features of your images to a file.")
     describe: CliSubCommand[Describe] = Field(description="Print what is in a run.")
+    visualize: CliSubCommand[Visualize] = Field(description="Write pictures of a model: filters, stages, Grad-CAM.")
     as_is: CliSubCommand[AsIs] = Field(description="Make a run of a published model as it is, with its own classes.")
     refresh: CliSubCommand[Refresh] = Field(description="Rebuild a run's model.pt2 for the torch that is installed.")
 
@@ -291,8 +457,8 @@ class Train(BaseSettings):
         """Run the command that was given."""
         if get_subcommand(self, is_required=False) is None:
             raise TrainingError(
-                "Expected a command: fit, advise, probe, extract, describe, as-is or refresh. Received: none. "
-                "See --help"
+                "Expected a command: fit, advise, probe, pretrain, compare, extract, describe, visualize, as-is or "
+                "refresh. Received: none. See --help"
             )
         CliApp.run_subcommand(self)
 

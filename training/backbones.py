@@ -19,6 +19,7 @@ from training.architectures.card import LARGEST_CROP_PX, Card
 from training.architectures.labels import imagenet_labels, no_labels
 from training.architectures.weights import LoadReport
 from training.errors import BackboneError
+from training.pretraining import record
 
 # The door: what callers need that lies in the rooms behind it has its name here, too.
 __all__ = [
@@ -120,7 +121,8 @@ def ready(chosen: Card, file: Path | None = None, download: bool = False) -> Car
 
     Returns:
         The card with the file's digest. Of a file of one's own it says so, and has no labels where the classifier in it
-        is not of the published classes: it can then be trained, and not be served as it is.
+        is not of the published classes: it can then be trained, and not be served as it is. Of a file that `pretrain`
+        made it says what it was made of, and by which recipe.
 
     Raises:
         BackboneError: The weights are not there, and the message says how to get them; they do not have the card's
@@ -139,6 +141,11 @@ def ready(chosen: Card, file: Path | None = None, download: bool = False) -> Car
 
 
 def _of_file(chosen: Card, file: Path) -> Card:
+    made = record.of(file)
+    if made and made.architecture != chosen.backbone.architecture:
+        raise BackboneError(
+            f"Expected a pretraining of {chosen.backbone.name}. Received: {file}, one of {made.backbone}."
+        )
     contents = weights.read(file)
     columns = len(chosen.labels())
     module = build(chosen.backbone.architecture, columns)
@@ -150,7 +157,7 @@ def _of_file(chosen: Card, file: Path) -> Card:
     }
     return replace(
         chosen,
-        backbone=chosen.backbone.model_copy(update=update),
+        backbone=made.described(chosen.backbone) if made else chosen.backbone.model_copy(update=update),
         labels=chosen.labels if fits else no_labels,
         weights=lambda: file,
         sha256_prefix="",

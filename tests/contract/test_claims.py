@@ -62,6 +62,13 @@ CLAIMS = {
         f"{T}test_fitting.py::test_the_taps_are_chosen_and_of_equals_the_cheapest",
         f"{T}test_served.py::test_a_head_on_an_early_stage_is_exported",
     ),
+    7: claim(
+        "early layers see edges and colours, late ones what is there: look at them",
+        f"{T}insight/test_visualize.py::test_a_picture_of_every_stage_has_the_cells_of_its_stride",
+        f"{T}insight/test_maps.py::test_every_stage_has_as_many_cells_as_its_stride_says",
+        f"{T}insight/test_filters.py::test_filters_are_drawn_in_the_colours_that_they_answer_to",
+        f"{T}advice/test_decide.py::test_a_label_that_depends_on_texture_is_told_best_by_an_early_stage",
+    ),
     8: claim(
         "a tenth of the original rate; a large one leaves the optimum",
         f"{T}tuning/test_rates.py::test_fine_tuning_takes_a_tenth_of_the_original_scaled_with_the_batch",
@@ -238,6 +245,25 @@ CLAIMS = {
         f"{T}test_scenarios.py::test_a_random_start_says_that_nothing_was_pretrained",
         f"{T}tuning/test_loop.py::test_everything_may_start_random",
     ),
+    41: claim(
+        "few labels: learning without them first, then fine-tuning",
+        f"{T}pretraining/test_pretrain.py::test_the_loss_of_an_autoencoder_falls",
+        f"{T}pretraining/test_pretrain.py::test_weights_are_written_with_all_that_they_follow_from",
+        f"{T}pretraining/test_pretrain.py::test_a_fit_begins_with_them_and_its_run_says_so",
+        f"{T}test_compare.py::test_every_start_is_trained_with_every_part_of_the_labels",
+    ),
+    42: claim(
+        "learning without labels first is needed no more: that is measured, not said",
+        f"{T}test_compare.py::test_every_start_is_trained_with_every_part_of_the_labels",
+        f"{T}test_comparison.py::test_arrived_is_nearly_the_best_of_any_start_with_as_many_labels",
+        f"{T}test_comparison.py::test_what_speaks_against_it_is_said",
+    ),
+    43: claim(
+        "a random start catches up after long enough",
+        f"{T}test_compare.py::test_all_have_one_schedule_and_a_whole_curve",
+        f"{T}test_comparison.py::test_arrived_is_nearly_the_best_of_any_start_with_as_many_labels",
+        f"{T}test_comparison.py::test_the_page_draws_every_start_and_escapes_names",
+    ),
     44: claim(
         "transfer learning, fine-tuning, pretraining, backbone: the words",
         "tests/docs/test_glossary.py::test_the_sources_words_are_there",
@@ -249,12 +275,8 @@ ELSEWHERE = {33: "feature maps for detection, segmentation and pose", 34: "featu
 
 # Why nothing shows a claim yet, and what has to come first: a command of vertebra-train, or a file of figures.
 MISSING = {
-    7: ("early layers see edges, late ones parts: nothing shows their maps", "vertebra-train visualize"),
     21: ("94 % on CIFAR-10 after one epoch: not measured", "one_epoch.json"),
     23: ("the more classes, the larger the gap between frozen and fine-tuned: not measured", "crossing.json"),
-    41: ("few labels: learning without them first, then fine-tuning", "vertebra-train pretrain"),
-    42: ("learning without labels first is needed no more", "vertebra-train pretrain"),
-    43: ("a random start catches up after long enough", "vertebra-train compare"),
 }
 
 # Figures that claims lack which tests show otherwise.

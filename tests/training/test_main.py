@@ -85,7 +85,10 @@ def test_refresh_rebuilds_the_program(
             "Expected a file that ends in .npz or .parquet. Received: x.txt.",
         ),
         (["refresh", "nowhere"], "Expected a run: a folder with run.json. Received: nowhere, which does not exist."),
-        ([], "Expected a command: fit, advise, probe, extract, describe, as-is or refresh. Received: none."),
+        (
+            [],
+            "Expected a command: fit, advise, probe, pretrain, compare, extract, describe, visualize, as-is or ",
+        ),
     ],
 )
 def test_an_expected_error_is_one_line(

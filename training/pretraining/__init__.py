@@ -1,0 +1,1 @@
+"""Learning from images without labels; begin at pretrain.py."""
