@@ -21,6 +21,7 @@ from training import backbones, freezing, heads
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
+from training.heads import LinearHead
 from training.parts import parts
 from training.served import Served
 from training.taps import TappedBackbone, pooled
@@ -136,13 +137,11 @@ def fine_tune(
         validation = _plain(ground.validation, ground, advance) if ground.validation else None
     treatment = imbalance.choose(_counts(ground))
     feed = _feed(ground, candidate, plan, framed, treatment)
+    offset = torch.tensor(treatment.offsets) if any(treatment.offsets) else None
+    if offset is not None:
+        _take_off(learner, offset)
     named = _digest(ground, candidate, probed)
-    lessons = Lessons(
-        feed=feed,
-        validation=validation,
-        sha256=named,
-        offset=torch.tensor(treatment.offsets) if any(treatment.offsets) else None,
-    )
+    lessons = Lessons(feed=feed, validation=validation, sha256=named, offset=offset)
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
         tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
@@ -217,13 +216,19 @@ def _random_head(backbone: nn.Module, card: Card, ground: Ground, head: Head) ->
         return heads.build(head, widths, ground.classes)
 
 
+def _take_off(learner: Learner, offset: Tensor) -> None:
+    """Let training begin with the answers that the probe learnt to give: they were learnt without an offset."""
+    assert isinstance(learner.model.head, LinearHead)  # what fine-tuning starts from
+    with torch.no_grad():
+        learner.model.head.linear.bias.sub_(offset)
+
+
 def _counts(ground: Ground) -> list[float]:
     counts = Counter(sample.label for sample in ground.train)
     return [float(counts[column]) for column in range(ground.classes)]
 
 
 def _feed(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treatment: Treatment) -> Augmented:
-    name: augmentation.Preset = "light" if candidate.augmentation == "flip" else candidate.augmentation
     images = batches.images(ground.train, framed, treatment)
     return Augmented(
         data=images,
@@ -233,7 +238,9 @@ def _feed(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixel
             balanced=treatment.kind == "balanced sampling",
             fewest=_FEWEST if plan.batch_norm == "train" else 1,
         ),
-        augmentation=augmentation.preset(name, turns=ground.turns, images=len(ground.train), epochs=plan.epochs),
+        augmentation=augmentation.preset(
+            candidate.augmentation, turns=ground.turns, images=len(ground.train), epochs=plan.epochs
+        ),
         crops=Crops(ground.geometry, epochs=plan.epochs),
         seed=ground.seed,
     )

@@ -48,7 +48,7 @@ def score(right: float) -> Score:
 
 def record(validated: bool = True, best: int | None = 1) -> Record:
     rates = tuple(10.0**power for power in range(-5, 0))
-    tested = RangeTest(rates=rates, losses=(0.7, 0.69, 0.5, 0.4, 9.0), steepest=1e-3, diverged=1e-1, chosen=1e-3)
+    tested = RangeTest(rates=rates, losses=(0.7, 0.69, 0.5, 0.4, 9.0), harmless=1e-3, diverged=1e-1, chosen=1e-3)
     return Record(
         plan=Plan(unfreeze_from="c4", epochs=2),
         settings=Settings(

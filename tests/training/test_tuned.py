@@ -241,7 +241,7 @@ def test_a_killed_training_is_gone_on_from_by_the_same_one_and_in_the_way_of_no_
 ) -> None:
     folders: list[Path] = []
 
-    def stop(_: object, __: object, ___: object, folder: Path, ____: object) -> None:
+    def stop(_: object, __: object, ___: object, folder: Path, *____: object, **_____: object) -> None:
         folders.append(folder)
         raise TuningError("stopped")
 
@@ -265,3 +265,17 @@ def test_a_killed_training_is_gone_on_from_by_the_same_one_and_in_the_way_of_no_
             tuned.fine_tune(shown, plan, probed, quiet(2))
     assert folders[0] == folders[1]
     assert len(set(folders)) == len(folders) - 1
+
+
+def test_unequal_classes_begin_with_the_answers_of_the_probe(school: School, tmp_path: Path) -> None:
+    """Where an offset is added in training, it is taken off the head first: nothing moves, so that is what is seen."""
+    rare = [each for each in school.ground.train if each.label == 1][:1]
+    common = [each for each in school.ground.train if each.label != 1]
+    ground = replace(school.ground, cache=tmp_path / "cache", train=(*common, *common, *rare))
+    still = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"rate": 1e-30})})
+    made = tuned.fine_tune(ground, still, school.probed, quiet(2))
+    assert made.treatment.kind == "logit adjustment"
+    before = school.probed.module.get_parameter("linear.bias")
+    torch.testing.assert_close(
+        made.module.get_parameter("head.linear.bias"), before - torch.tensor(made.treatment.offsets)
+    )

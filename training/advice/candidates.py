@@ -24,7 +24,7 @@ class Candidate(BaseModel):
         start: Where the head comes from: the pretrained classifier, a linear probe on cached features, or nowhere, like
             the rest of the backbone then.
         taps: What the head reads.
-        augmentation: How far training images are changed.
+        augmentation: How far fine-tuning changes images. What a head on frozen features sees is no part of a plan.
         tuning: How backbone and head are trained after that; None where they are not.
     """
 
@@ -33,7 +33,7 @@ class Candidate(BaseModel):
     regime: Regime
     start: Literal["pretrained classifier", "linear probe", "random"]
     taps: tuple[str, ...]
-    augmentation: Literal["none", "flip", "light", "medium"]
+    augmentation: Literal["none", "light", "medium"]
     tuning: Plan | None
 
     def words(self) -> str:
@@ -66,9 +66,9 @@ def candidates(
     if regime == "as-is":
         return (_candidate(regime, "pretrained classifier", "none"),)
     if regime == "small-similar":
-        return (_candidate(regime, "linear probe", "flip"),)
+        return (_candidate(regime, "linear probe", "none"),)
     if regime == "small-different":
-        frozen = Candidate(regime=regime, start="linear probe", taps=backbone.taps(), augmentation="flip", tuning=None)
+        frozen = Candidate(regime=regime, start="linear probe", taps=backbone.taps(), augmentation="none", tuning=None)
         # How many of the last stages is a matter of the race.
         deeper = (_tuning(name, images, backbone) for name in (stages[-1], stages[-2]))
         return (frozen, *(_candidate(regime, "linear probe", "medium", plan) for plan in deeper))
@@ -87,7 +87,7 @@ def candidates(
 def _candidate(
     regime: Regime,
     start: Literal["pretrained classifier", "linear probe", "random"],
-    augmentation: Literal["none", "flip", "light", "medium"],
+    augmentation: Literal["none", "light", "medium"],
     tuning: Plan | None = None,
 ) -> Candidate:
     return Candidate(regime=regime, start=start, taps=(EMBEDDING,), augmentation=augmentation, tuning=tuning)

@@ -55,8 +55,8 @@ def _lines(decision: Decision) -> Iterator[str]:
     yield ""
     yield f"To be tried on the training images, cheapest first ({evidence.backbone}):"
     for place, each in enumerate(decision.plans, start=1):
-        epochs = f", {each.tuning.epochs} epochs to begin with" if each.tuning else ""
-        yield f"  {place}. {each.regime}: {each.words()}; augmentation {each.augmentation}{epochs}"
+        how = f"; augmentation {each.augmentation}, {each.tuning.epochs} epochs to begin with" if each.tuning else ""
+        yield f"  {place}. {each.regime}: {each.words()}{how}"
     yield ""
     size = evidence.size
     yield f"What a linear layer makes of {size.looked_at:,} of {size.images:,} training images, by cross-validation:"
