@@ -448,7 +448,9 @@ class Backbone(_message.Message):
     licence: _builtins.str
     """The SPDX identifier of the licence of the pretrained weights: "Apache-2.0"."""
     weights_sha256: _builtins.str
-    """The SHA-256 of the file of pretrained weights, as 64 lower-case hexadecimal digits."""
+    """The SHA-256 of the file of pretrained weights, as 64 lower-case hexadecimal digits; empty where nothing was
+    pretrained.
+    """
     def __init__(
         self,
         *,
