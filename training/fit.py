@@ -27,6 +27,7 @@ from training.dataset import Dataset, Plan, Sample
 from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
+from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
 from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
@@ -295,7 +296,7 @@ def _write(  # noqa: PLR0917
         model, trained, frozen = _assemble(start, made)
     result = Result(
         data=data,
-        way=_way(order, decision, raced, plan, made),
+        way=_way(start, decision, raced, plan, made),
         backbone=frozen,
         features=_features(start),
         head=made.fitted.result if made.fitted else None,
@@ -358,18 +359,28 @@ def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
     return {f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()}
 
 
-def _way(order: Order, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made) -> Way:
+def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made) -> Way:
     return Way(
         regime=plan.regime,
         trains=plan.words(),
         images=made.images,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(order),
+        overridden=_overridden(start.order),
         race=raced,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
+        seen=_seen(start),
     )
+
+
+def _seen(start: _Start) -> int:
+    """How many held-out images the backbone has learnt from before, where that is known."""
+    weights = start.order.how.weights
+    if weights is None or record.of(weights) is None:
+        return 0
+    seen = record.seen(weights.parent)
+    return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
 def _overridden(order: Order) -> tuple[str, ...]:

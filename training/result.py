@@ -178,6 +178,7 @@ class Way(_Frozen):
         race: The plans that were tried; None where there was one alone.
         imbalance: How unequal classes were treated in fine-tuning; None where nothing was fine-tuned, like the next.
         tuning: How the fine-tuning went.
+        seen: How many held-out images the backbone had learnt from before, without labels: of a `--init` that is known.
     """
 
     regime: str
@@ -189,6 +190,15 @@ class Way(_Frozen):
     race: Race | None
     imbalance: str | None
     tuning: Record | None
+    seen: int = 0
+
+    def seen_words(self) -> str:
+        """What it means that held-out images were seen before."""
+        images = "image" if self.seen == 1 else "images"
+        return (
+            f"The pretraining has seen {self.seen} held-out {images}, without labels: what comes later will look less "
+            "familiar than they did"
+        )
 
 
 class Baseline(_Frozen):
@@ -234,6 +244,8 @@ class Result(_Frozen):
                 f"{leaks} held-out {are} in the training split too, or nearly, so these figures are too good. "
                 f"{REPORT} shows them; images with the same group are never divided"
             )
+        if self.way.seen:
+            lines.append(self.way.seen_words())
         if left_out := len(self.data.left_out):
             were = "file was" if left_out == 1 else "files were"
             lines.append(f"{left_out} {were} left out; {METRICS} names them")

@@ -86,7 +86,5 @@ def test_views_that_all_look_alike_are_a_loss_to_vicreg(small: Card) -> None:
 def test_without_lightly_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     methods.check("denoising")
-    with pytest.raises(
-        TuningError, match=r"Expected lightly, to pretrain by vicreg.*'vertebra\[pretrain\]'"
-    ):
+    with pytest.raises(TuningError, match=r"Expected lightly, to pretrain by vicreg.*'vertebra\[pretrain\]'"):
         methods.check("vicreg")

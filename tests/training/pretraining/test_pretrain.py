@@ -170,6 +170,10 @@ def test_a_fit_begins_with_them_and_its_run_says_so(
     assert f"Wrote {pre}. Go on with: vertebra-train fit --init {pre} --backbone small" in printed
     begun = ["--init", pre, "--regime", "small-similar", "--out", out]
     assert call(monkeypatch, "fit", *common, *begun) == 0
+    # Without a split of its own all of it was learnt from, the fifth that fit holds out as well.
+    told = "The pretraining has seen 6 held-out images, without labels"
+    assert told in capsys.readouterr().out
+    assert told in (out / "report.html").read_text()
     card = run.read(out).backbone
     assert card.source.startswith("self-pretrained by denoising on 24 images")
     assert (
