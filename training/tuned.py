@@ -162,9 +162,9 @@ def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) ->
     shown = torch.randint(256, shape, dtype=torch.uint8, generator=random)
     batch = Batch(shown, torch.eye(ground.classes)[torch.arange(_TIMED) % ground.classes], torch.ones(_TIMED))
     plain = Objective(fabric, 0.0, None, bf16=False, channels_last=False)
-    found = pace.best(pace.measure(model, plan, batch, plain, images=0), plan).images_per_s
+    paces = pace.measure(model, plan, batch, plain, steps=plan.epochs * len(ground.train) // plan.batch_size)
     # Where they disagreed on it, processes would not train for equally many epochs.
-    return float(fabric.broadcast(found))
+    return float(fabric.broadcast(pace.best(paces, plan).images_per_s))
 
 
 def answers(module: nn.Module, ground: Ground, samples: Sequence[Sample], steps: Steps) -> Answers:

@@ -19,10 +19,9 @@ from training.tuning.model import Tunable
 from training.tuning.plan import Plan, Precision
 from training.tuning.record import Pace
 
-# With a few images every way is as slow as the next: what it costs to begin an operation is most of it. So a training
-# that takes long is worth steps of many images; four ways with a warm-up and two steps each are twelve of them.
-_STEP_PART = 0.005  # of the training
-_STEP_S = (0.15, 1.5)
+# With a few images every way is as slow as the next: what it costs to begin an operation is most of it. So a whole
+# batch is measured where a training has so many steps; four ways with a warm-up and two steps each are twelve.
+_ENOUGH_STEPS = 100
 _FEWEST = 2
 # What is no faster than this is noise, and plain fp32 is the better known.
 _GAIN = 1.1
@@ -30,7 +29,7 @@ _GAIN = 1.1
 _RIGHT = {"fp32": 0.9999, "bf16": 0.95}
 
 
-def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective, images: int) -> tuple[Pace, ...]:
+def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective, steps: int) -> tuple[Pace, ...]:
     """Take a few steps in every way that a plan leaves open, plain fp32 among them to compare with.
 
     Args:
@@ -38,7 +37,7 @@ def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective, imag
         plan: What it leaves open is tried.
         batch: What the steps are shown.
         objective: What they compute, as plain fp32.
-        images: How many the training will show: the more, the longer it may be measured.
+        steps: How many the training will have: the fewer, the smaller the part of the batch that is measured.
 
     Returns:
         Plain fp32 first.
@@ -48,7 +47,8 @@ def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective, imag
     ways: dict[tuple[Precision, bool], None] = {("fp32", False): None}
     ways |= {(precision, layout): None for precision in precisions for layout in layouts}
     plain = replace(objective, bf16=False, channels_last=False)
-    few = guards.first(batch, _images(model, plain, batch, images))
+    count = round(len(batch.weights) * min(1.0, steps / _ENOUGH_STEPS))
+    few = guards.first(batch, max(_FEWEST, count))
     reference = _gradient(model, plain, few)[0]
     paces = []
     for precision, layout in ways:
@@ -82,15 +82,6 @@ def _pace(precision: Precision, layout: bool, images_per_s: float, cosine: float
         cosine=0.0 if math.isnan(cosine) else min(cosine, 1.0),  # NaN, where the way gives none
         refused=refused,
     )
-
-
-def _images(model: Tunable, plain: Objective, batch: Shown, images: int) -> int:
-    """How many images a step of the right length has."""
-    smallest = guards.first(batch, _FEWEST)
-    per_image_s = _gradient(model, plain, smallest)[1] / len(smallest.weights)
-    shortest, longest = _STEP_S
-    step_s = min(longest, max(shortest, _STEP_PART * images * per_image_s))
-    return max(_FEWEST, int(step_s / per_image_s))
 
 
 def _gradient(model: Tunable, way: Objective, batch: Shown) -> tuple[Tensor, float]:

@@ -77,7 +77,7 @@ def _way(model: Tunable, plan: Plan, feed: Feed, plain: Objective) -> tuple[Pace
         )
         return asked, ()
     with torch.random.fork_rng(devices=[]):
-        paces = pace.measure(model, plan, first(feed), plain, plan.epochs * feed.images)
+        paces = pace.measure(model, plan, first(feed), plain, sum(map(feed.steps, range(plan.epochs))))
     return pace.best(paces, plan), paces
 
 
