@@ -20,6 +20,7 @@ _BACKBONE = "Name of the backbone; README lists them. timm:NAME for any other mo
 _OUT = "Folder of the run, which must not exist yet. Its name becomes the model's."
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vertebra"
 _CACHE_HELP = "Folder of what is computed once, to be deleted at will."
+_DOWNLOAD = "Fetch published weights, and a data set given by name, where they are not on this machine."
 _ON_BAD = "Whether to stop at files that cannot be used, or to leave them out and list them."
 
 
@@ -34,13 +35,14 @@ class _OfImages(BaseSettings):
 
     data: Path = Field(
         description="Folder with a folder per class, or with train and test folders of such; or a .csv or .parquet "
-        "table with the columns path and label, and optionally split, group and weight."
+        "table with the columns path and label, and optionally split, group and weight; or torchvision:NAME or "
+        "huggingface:NAME, where a configuration may follow after a colon."
     )
     backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
     weights: Path | None = Field(
         None, description="File of weights to take instead of the published ones: .safetensors, or .pth without code."
     )
-    download: bool = Field(False, description="Fetch the published weights where they are not on this machine.")
+    download: bool = Field(False, description=_DOWNLOAD)
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
     on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
     test_fraction: float = Field(
@@ -192,8 +194,8 @@ class Pretrain(BaseSettings):
     model_config = _SETTINGS
 
     data: Path = Field(
-        description="Folder with images anywhere below it, or a table as for fit; labels are not looked at, and what "
-        "is held out there for validation and test is passed over."
+        description="Folder with images anywhere below it, or a table or name as for fit; labels are not looked at, "
+        "and what is held out there for validation and test is passed over."
     )
     out: Path = Field(description="Folder of what comes of it, which must not exist yet.")
     backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
@@ -206,7 +208,7 @@ class Pretrain(BaseSettings):
         "random", description="What it begins with: pretrained to bring published weights nearer to your images."
     )
     weights: Path | None = Field(None, description="With --start pretrained: a file to take instead of the published.")
-    download: bool = Field(False, description="As for fit, with --start pretrained.")
+    download: bool = Field(False, description=_DOWNLOAD)
     epochs: int = Field(50, ge=1, description="How often each image is shown.")
     batch_size: int = Field(128, ge=2, description="Images a step; vicreg learns better from more than from fewer.")
     rate: float | None = Field(
@@ -317,8 +319,9 @@ class Extract(BaseSettings):
 
     model_config = _SETTINGS
 
-    data: Path = Field(description="Folder or table of labelled images, as for fit.")
+    data: Path = Field(description="Labelled images, as for fit.")
     backbone: str = Field(description=_BACKBONE)
+    download: bool = Field(False, description=_DOWNLOAD)
     out: Path = Field(description="File that ends in .npz or .parquet; its manifest is written beside it.")
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
     on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
@@ -344,6 +347,7 @@ class Extract(BaseSettings):
             self.out,
             self.cache,
             self.on_bad,
+            self.download,
         )
         made = extract.extract(order, steps)
         print(f"Wrote {self.out}: {made.rows} rows, {', '.join(f'{tap} [{n}]' for tap, n in made.taps.items())}.")

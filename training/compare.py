@@ -27,6 +27,7 @@ from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
 from training.dataset import Dataset, Plan, Sample
+from training.named import find
 from training.pretraining import record
 from training.source import Source
 from training.store import write
@@ -56,13 +57,13 @@ class Order:
     """What to compare on which images.
 
     Attributes:
-        source: A folder or table of labelled images.
+        source: A folder or table of labelled images, or a name that `named.find.table` knows.
         plan: How they are checked and split.
         backbone: The backbone's name.
         pretrained: Whether the published weights are compared, too.
         init: Folders of pretrainings.
         weights: A file to take instead of the published weights.
-        download: Whether the published ones may be fetched.
+        download: Whether weights and a data set may be fetched.
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         fractions: The parts of the training images whose labels are used, each above 0 and at most 1.
@@ -126,7 +127,7 @@ def compare(order: Order, steps: Steps) -> Comparison:
     staging.refuse_existing(order.out)
     cards = _cards(order)
     geometry = backbones.sized(backbones.card(order.backbone), order.resize_px, order.crop_px)
-    images = labelled.read(order.source)
+    images = labelled.read(find.table(order.source, order.cache, order.download, steps))
     with steps.step("check the images", len(images)) as advance:
         data = dataset.prepare(images, order.source, order.plan, order.cache, advance)
     ground = _Field(order, data, geometry, *_parted(data, order.plan.seed))

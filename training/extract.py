@@ -18,6 +18,7 @@ from export.progress import Steps
 from export.run import EMBEDDING, Backbone, Geometry, Scaling, Sha256
 from training import backbones, dataset, features
 from training.dataset import Checked
+from training.named import find
 from training.result import Fault
 from training.views import PLAIN
 
@@ -29,13 +30,14 @@ class Order:
     """What to extract, and where to.
 
     Attributes:
-        data: Labelled images, as labelled.read takes them.
+        data: Labelled images, as labelled.read takes them, or a name that `named.find.table` knows.
         backbone: The backbone's name.
         resize_px: As for backbones.sized, like crop_px.
         all_taps: Whether to write the stages and probes, too, and not the embedding alone.
         out: The file of features, .npz or .parquet; neither it nor its manifest may exist.
         cache: The cache's folder.
         on_bad: What to do with a file that cannot be used.
+        download: Whether weights and a data set may be fetched.
     """
 
     data: Path
@@ -46,6 +48,7 @@ class Order:
     out: Path
     cache: Path
     on_bad: dataset.OnBad
+    download: bool = False
 
 
 class Manifest(BaseModel):
@@ -94,10 +97,10 @@ def extract(order: Order, steps: Steps) -> Manifest:
         DataError: The data cannot be read, or holds a file that cannot be used.
         TargetError: A file exists already, or has a suffix that cannot be written.
     """
-    card = backbones.ready(backbones.card(order.backbone))
+    card = backbones.ready(backbones.card(order.backbone), download=order.download)
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
     _check_target(order.out)
-    images = labelled.read(order.data)
+    images = labelled.read(find.table(order.data, order.cache, order.download, steps))
     with steps.step("check the images", len(images)) as advance:
         rows, faults = dataset.check(images, order.cache, advance)
         dataset.refuse(faults, len(rows), order.on_bad)

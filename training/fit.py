@@ -27,6 +27,7 @@ from training.dataset import Dataset, Plan, Sample
 from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
+from training.named import find
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
@@ -56,7 +57,7 @@ class How:
         turns: Whether no side of the images is up.
         time_limit_s: How long all of it may take about, in seconds.
         weights: A file of weights to take instead of the published ones.
-        download: Whether the published ones may be fetched.
+        download: Whether weights and a data set may be fetched.
     """
 
     regime: Regime | Literal["auto"]
@@ -73,7 +74,7 @@ class Order:
     """What to make of which images.
 
     Attributes:
-        source: A folder or table of labelled images.
+        source: A folder or table of labelled images, or a name that `named.find.table` knows.
         plan: How they are checked and split.
         backbone: The backbone's name.
         resize_px: What the shorter side becomes; None for the backbone's own.
@@ -177,7 +178,7 @@ def fit(order: Order, steps: Steps) -> Trained:
     card = backbones.card(order.backbone)
     card = card if random else backbones.ready(card, order.how.weights, order.how.download)
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
-    images = labelled.read(order.source)
+    images = labelled.read(find.table(order.source, order.cache, order.how.download, steps))
     with steps.step("check the images", len(images)) as advance:
         data = dataset.prepare(images, order.source, order.plan, order.cache, advance)
     source = None if random else _source(order, data, card, geometry, steps)

@@ -11,6 +11,7 @@ from training.advice.gather import gather
 from training.backbones import Card
 from training.dataset import Dataset, Plan
 from training.features import Extractor
+from training.named import find
 
 STEPS = 3  # of `advise`
 
@@ -20,11 +21,11 @@ class Question:
     """Which images, and which backbone, an advice is asked for.
 
     Attributes:
-        source: A folder or table of labelled images.
+        source: A folder or table of labelled images, or a name that `named.find.table` knows.
         plan: How they are checked and split.
         backbone: The backbone's name.
         weights: A file of weights to take instead of the published ones.
-        download: Whether the published ones may be fetched.
+        download: Whether weights and a data set may be fetched.
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         cache: The folder of what is computed once.
@@ -59,7 +60,7 @@ def of(question: Question, steps: Steps) -> Decision:
     """
     card = backbones.ready(backbones.card(question.backbone), question.weights, question.download)
     geometry = backbones.sized(card, question.resize_px, question.crop_px)
-    images = labelled.read(question.source)
+    images = labelled.read(find.table(question.source, question.cache, question.download, steps))
     with steps.step("check the images", len(images)) as advance:
         data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
     with steps.step("load the backbone"):

@@ -73,7 +73,7 @@ class Hub:
         """Fetch the file to where `find` looks; BackboneError where that fails."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with _patience():
+            with patience():
                 torch.hub.download_url_to_file(self.url, str(self._path), self.sha256_prefix, progress=False)
         except (OSError, RuntimeError) as error:
             raise BackboneError(f"Expected to fetch {self.url}. Received: {error}") from error
@@ -106,8 +106,9 @@ class HuggingFace:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    # torch.hub waits for ever for a server that says nothing, and has no argument for it.
+def patience() -> Iterator[None]:
+    """Lets what is fetched while the block runs fail when a server says nothing for half a minute."""
+    # torch.hub and torchvision wait for ever, and have no argument for it.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_S)
     try:

@@ -19,6 +19,7 @@ from service.bundle import CropGeometry, sha256_of
 from training import backbones
 from training.backbones import Card
 from training.dataset import OnBad
+from training.named import find
 from training.pretraining import images, loop, methods, record
 from training.pretraining.batches import Look, Views
 from training.pretraining.images import FEWEST, Unlabelled
@@ -53,13 +54,14 @@ class Order:
     """What to learn from which images.
 
     Attributes:
-        source: A folder with images anywhere below it, or a table; labels are not looked at.
+        source: A folder with images anywhere below it, a table, or a name that `named.find.table` knows; labels are not
+            looked at.
         on_bad: Whether to stop at files that cannot be used, or to leave them out.
         backbone: The backbone's name.
         method: How it learns.
         start: What it begins with.
         weights: A file to take instead of the published weights, where it begins with weights.
-        download: Whether the published ones may be fetched.
+        download: Whether weights and a data set may be fetched.
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         epochs: How often each image is shown.
@@ -122,7 +124,7 @@ def pretrain(order: Order, steps: Steps) -> Pretraining:
     methods.check(order.method)
     card, parent, backbone = _begun(order)
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
-    listed = images.read(order.source)
+    listed = images.read(find.table(order.source, order.cache, order.download, steps))
     with steps.step("check the images", len(listed)) as advance:
         data = images.prepare(listed, order.on_bad, order.cache, advance)
     with steps.step("decode the images", len(data.images)) as advance:

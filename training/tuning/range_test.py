@@ -73,7 +73,8 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
             break
         rates.append(rate)
         changes.append(change)
-        if base + change > _DIVERGED * (base + min(changes)):
+        # Where a bad start has become a good one, four times the lowest is noise, and still better than the start.
+        if change > 0 and base + change > _DIVERGED * (base + min(changes)):
             break
         objective.fabric.backward(loss)
         objective.fabric.clip_gradients(copied, descent, max_norm=plan.clip_norm, error_if_nonfinite=False)
@@ -96,7 +97,8 @@ def read(rates: list[float], losses: list[float]) -> RangeTest:
     Returns:
         The rate and why.
     """
-    diverged = rates[-1] if losses[-1] > _DIVERGED * min(losses) or len(rates) < STEPS else None
+    exploded = losses[-1] > max(losses[0], _DIVERGED * min(losses)) or len(rates) < STEPS
+    diverged = rates[-1] if exploded else None
     most = _SAFE * (diverged or _HIGHEST)
     lowest = int(np.argmin(losses[_BLIND:])) + _BLIND
     # The first loss is that of the model as it came, which nothing has changed yet.

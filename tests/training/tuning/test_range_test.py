@@ -36,6 +36,15 @@ def test_a_tenth_of_where_it_explodes_is_the_most() -> None:
     assert found.harmless > found.chosen == pytest.approx(RATES[56] / 10)
 
 
+def test_noise_after_a_long_fall_is_no_explosion() -> None:
+    """From 3 to 0.2, and then up to five times that: far better than before the first step."""
+    losses = [0.2 + 2.8 * (1 - _step(rate, -3)) for rate in RATES]
+    losses[-1] = 1.0
+    found = range_test.read(RATES, losses)
+    assert found.diverged is None
+    assert found.chosen == pytest.approx(0.1)
+
+
 def test_a_loss_that_only_falls_takes_the_cap() -> None:
     found = range_test.read(RATES, [2 - _step(rate, -3) for rate in RATES])
     assert found.harmless is None
