@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from export import labelled, score, staging
+from export.errors import DataError
 from export.progress import Steps
 from export.run import EMBEDDING, geometry_message
 from export.score import Estimate
 from service.bundle import CropGeometry
-from training import backbones, comparison, comparison_page, dataset, features, fitting, tuned
+from training import backbones, comparison, comparison_page, dataset, features, splits, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
@@ -179,10 +179,13 @@ def _parted(data: Dataset, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample,
     train = data.splits["train"]
     if "validation" in data.splits:
         return train, data.splits["validation"]
-    labels = torch.tensor([sample.label for sample in train])
-    fold = fitting.folds(labels, [sample.group for sample in train], data.data.labels, seed).tolist()
-    numbered = list(zip(train, fold, strict=True))
-    return tuple(each for each, number in numbered if number), tuple(each for each, number in numbered if not number)
+    learnt, asked = splits.hold_out(train, seed)
+    if not asked:
+        raise DataError(
+            f"Expected images of which some can be held out to draw curves by. Received: {len(train)} for "
+            f"{len(data.data.labels)} classes. Add images, or name a validation split."
+        )
+    return learnt, asked
 
 
 def part(train: Sequence[Sample], fraction: float, seed: int) -> tuple[Sample, ...]:
@@ -222,8 +225,9 @@ def _cell(field: _Field, name: str, card: Card | None, fraction: float, steps: S
         # Few images may be the same ones for two parts.
         return kept.model_copy(update={"start": name, "fraction": fraction})
     steps.say(f"{name}, {100 * fraction:.3g} % of the labels: {len(train)} images, {_epochs(plan)} epochs")
-    cell = _trained(field, name, card, fraction, train, plan, steps)
+    cell, made = _trained(field, name, card, fraction, train, plan, steps)
     write(path, cell.model_dump_json().encode())
+    tuned.forget(made)
     return cell
 
 
@@ -270,7 +274,7 @@ def _trained(  # noqa: PLR0917
     train: tuple[Sample, ...],
     plan: Candidate,
     steps: Steps,
-) -> Cell:
+) -> tuple[Cell, FineTuned]:
     steps.more((2 if card is None else 4) + bool(field.test))
     started_s = time.monotonic()
     probed = None if card is None else _probed(field, card, train, steps)
@@ -287,7 +291,7 @@ def _trained(  # noqa: PLR0917
     )
     made = tuned.fine_tune(ground, plan, probed, steps)
     best = made.tuned.record.best
-    return Cell(
+    cell = Cell(
         start=name,
         fraction=fraction,
         images=len(train),
@@ -298,6 +302,7 @@ def _trained(  # noqa: PLR0917
         kept=0 if best is None else best + 1,
         test=_tested(ground, made, field.test, steps),
     )
+    return cell, made
 
 
 def _probed(field: _Field, card: Card, train: tuple[Sample, ...], steps: Steps) -> Probed:

@@ -327,6 +327,8 @@ def _write(  # noqa: PLR0917
         kept |= {DECISION: decision.text()} if decision else {}
         kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
         run.write(order.out, described, model, kept)
+    if made.fine_tuned:
+        tuned.forget(made.fine_tuned)
     return Trained(described, result, made.tested)
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from export.progress import Steps
-from training import fitting, tuned
+from training import splits, tuned
 from training.advice.candidates import Candidate
 from training.dataset import Sample
 from training.fitting import Fitted
@@ -30,6 +29,8 @@ _ROUNDS = (0.15, 0.25)
 _FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
 _STEPS_OF_A_TRIAL = 3
+
+_NO_RACE = "there are too few images to hold any out for a comparison, so the cheapest plan was taken"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
 Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
@@ -79,10 +80,14 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
         What was tried, what won, and at which rate.
 
     Raises:
-        HeadError: A class has fewer than two images that may be divided.
+        HeadError: No head can be trained.
         TuningError: No plan can be followed.
     """
-    learnt, asked = _parted(ground)
+    learnt, asked = ground.train, ground.validation
+    if not asked:
+        learnt, asked = splits.hold_out(ground.train, ground.seed)
+    if not asked:
+        return Raced(Race(images=len(learnt), validation=0, heats=(), chosen=0, reason=_NO_RACE), None)
     short = replace(ground, train=learnt, validation=())
     heats: list[Heat] = []
     runners: dict[int, _Runner] = {}
@@ -141,7 +146,10 @@ def within(
         The images and the plan that fit.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    affordable = tuned.images_per_s(ground, plan, probed) * limit_s - (0.0 if tested else _testing(plan.tuning))
+    affordable = tuned.images_per_s(ground, plan, probed) * limit_s
+    if tested is None:
+        # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
+        affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
     fewer = ground.train
     if affordable < len(fewer):
@@ -150,10 +158,10 @@ def within(
     return replace(ground, train=fewer), cut
 
 
-def _testing(plan: Plan) -> float:
+def _testing(plan: Plan, images: int) -> float:
     """How many images a range test costs as much time as, before a training begins."""
     # Each step asks a second model, too, and a third of a step is asking.
-    return range_test.STEPS * plan.batch_size * 4 / 3 if plan.rate == "range test" else 0.0
+    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)
@@ -174,18 +182,8 @@ def _ran(trial: _Trial, asked: tuple[Sample, ...], steps: Steps) -> tuple[NDArra
     made = tuned.fine_tune(trial.ground, trial.plan, trial.probed, steps, trial.tested)
     found = tuned.answers(made.module, trial.ground, asked, steps)
     right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
+    tuned.forget(made)
     return right, made.tuned.record.settings.range_test
-
-
-def _parted(ground: Ground) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """The images to learn from in a race, and those to compare plans on."""
-    if ground.validation:
-        return ground.train, ground.validation
-    labels = torch.tensor([sample.label for sample in ground.train])
-    names = [str(column) for column in range(ground.classes)]
-    fold = fitting.folds(labels, [sample.group for sample in ground.train], names, ground.seed)
-    parted = list(zip(ground.train, fold.tolist(), strict=True))
-    return tuple(each for each, number in parted if number), tuple(each for each, number in parted if not number)
 
 
 def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:

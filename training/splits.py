@@ -8,6 +8,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from export.errors import DataError
 from export.labelled import LabelledImage, Split
@@ -15,6 +17,35 @@ from export.labelled import LabelledImage, Split
 _MIN_TRAIN = 2  # images of a class: one to learn from and one to validate on
 _MIN_DRAWN = _MIN_TRAIN + 1
 _SHOWN = 5
+# Of the training images, what plans are compared by.
+_COMPARED = 0.2
+
+
+class Drawable(Protocol):
+    """A training image that was checked; training.dataset.Sample is one."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def sha256(self) -> bytes:
+        """The digest of the file."""
+        ...
+
+    @property
+    def label(self) -> int:
+        """The column of its class."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """What must not be divided."""
+        ...
+
+
+S = TypeVar("S", bound=Drawable)
 
 
 @dataclass(frozen=True)
@@ -103,6 +134,27 @@ def draw(images: Sequence[LabelledImage], digests: Sequence[bytes], test_fractio
         )
     held_out = {place for unit in test for place in unit.places}
     return ["test" if place in held_out else "train" for place in range(len(images))]
+
+
+def hold_out(samples: Sequence[S], seed: int) -> tuple[tuple[S, ...], tuple[S, ...]]:
+    """Hold training images out, for a choice that the test has no say in; as `draw` does, a fifth of every class.
+
+    Args:
+        samples: Training images that were checked.
+        seed: Draws others.
+
+    Returns:
+        Those to learn from, and those to compare by: none where that would leave a class without 2 to learn from, and
+        of a class none where it has no more.
+    """
+    images = [LabelledImage(each.path, str(each.label), None, each.group) for each in samples]
+    try:
+        parts = draw(images, [each.sha256 for each in samples], _COMPARED, seed)
+    except DataError:
+        return tuple(samples), ()
+    paired = list(zip(samples, parts, strict=True))
+    learnt = tuple(each for each, part in paired if part == "train")
+    return learnt, tuple(each for each, part in paired if part == "test")
 
 
 def _check_named(images: Sequence[LabelledImage]) -> None:

@@ -97,6 +97,7 @@ class FineTuned:
         tuned: How it came about.
         treatment: How unequal classes were treated.
         curves: What was measured at every step and epoch, a line of JSON each.
+        folder: Where its checkpoints lie until `forget` is called.
     """
 
     card: Card
@@ -105,6 +106,7 @@ class FineTuned:
     tuned: Tuned
     treatment: Treatment
     curves: str
+    folder: Path
 
 
 def fine_tune(
@@ -146,8 +148,12 @@ def fine_tune(
     with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
         tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
     curves = (folder / METRICS).read_text(encoding="utf-8")
-    shutil.rmtree(folder)
-    return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves)
+    return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves, folder)
+
+
+def forget(made: FineTuned) -> None:
+    """Remove the checkpoints of a training, when what came of it is safe: until then it need not be done again."""
+    shutil.rmtree(made.folder, ignore_errors=True)
 
 
 def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) -> float:

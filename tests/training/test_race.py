@@ -16,7 +16,6 @@ from tests.training.conftest import quiet
 from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
 from training.dataset import Sample
-from training.errors import HeadError
 from training.fitting import Fitted
 from training.result import Race
 from training.tuned import Answers, Ground
@@ -120,6 +119,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(tuned, "fine_tune", made.fine_tune)
     monkeypatch.setattr(tuned, "answers", made.answers)
     monkeypatch.setattr(tuned, "images_per_s", lambda *_: made.images_per_s)
+    monkeypatch.setattr(tuned, "forget", lambda _: None)
     return made
 
 
@@ -229,11 +229,11 @@ def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int
 def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine) -> None:
     """At 10 images a second 80 steps of 64, each asked about once more, take 683 s."""
     machine.images_per_s = 10.0
-    plan = at_rate(plans("large-similar")[0], "range test")
-    shown, cut = race.within(ground(), plan, None, 683.0 + 45.0)
-    assert cut.tuning is not None
-    assert (len(shown.train), cut.tuning.epochs) == (200, 2)
-    assert len(race.within(ground(), plan, None, 100.0)[0].train) == 8 * CLASSES
+    plan, shown = at_rate(plans("large-similar")[0], "range test"), ground(train=4000)
+    for limit_s, images, epochs in ((683.0 + 801.0, 4000, 2), (100.0, 500, 1)):
+        learnt, cut = race.within(shown, plan, None, limit_s)
+        assert cut.tuning is not None
+        assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
 
 
 def test_a_rate_is_found_once_for_each_plan(machine: Machine) -> None:
@@ -293,8 +293,19 @@ def test_a_random_start_begins_with_no_head(machine: Machine) -> None:
     assert found.reason.endswith("more than anything else that was tried")
 
 
-def test_a_class_of_one_image_cannot_be_held_out(machine: Machine) -> None:
-    alone = tuple(each for each in samples(41) if each.label != 1 or each.path.stem == "1")
-    shown = replace(ground(), train=alone, validation=())
-    with pytest.raises(HeadError, match="Expected of every class at least 2 training images"):
-        run(machine, plans("small-similar"), shown)
+@pytest.mark.parametrize("rare", [1, 2])
+def test_of_a_class_with_nothing_to_spare_all_is_learnt(machine: Machine, rare: int) -> None:
+    few = [each for each in samples(41) if each.label == 1][:rare]
+    shown = replace(ground(), train=(*(each for each in samples(41) if each.label != 1), *few), validation=())
+    machine.right = {HEAD: rightly(5, 6)}
+    found = run(machine, plans("small-similar"), shown)
+    assert found.validation == 6
+    assert [each.label for each in machine.learnt[0]].count(1) == rare
+    assert {each.label for each in machine.asked[0]} == {0, 2, 3}
+
+
+def test_where_nothing_can_be_spared_the_cheapest_plan_is_taken(machine: Machine) -> None:
+    shown = replace(ground(), train=samples(2 * CLASSES), validation=())
+    found = run(machine, plans("small-different"), shown)
+    assert (found.chosen, found.heats, found.images, found.validation) == (0, (), 2 * CLASSES, 0)
+    assert found.reason.startswith("there are too few images to hold any out")

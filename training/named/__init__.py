@@ -1,0 +1,1 @@
+"""Data sets that libraries know by name, as files and a table like those that a person brings; learns nothing."""
