@@ -369,7 +369,7 @@ def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Can
         images=made.images,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start.order),
+        overridden=_overridden(start.order, fine_tunes=raced is not None or plan.tuning is not None),
         race=raced,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
@@ -386,12 +386,18 @@ def _seen(start: _Start) -> int:
     return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
-def _overridden(order: Order) -> tuple[str, ...]:
-    """What a person chose themselves."""
+def _overridden(order: Order, *, fine_tunes: bool) -> tuple[str, ...]:
+    """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
     how = order.how
     asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
-    asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
-    return tuple(f"{name.replace('_', '-')} {value}" for name, value in {**asked, **how.changes}.items())
+    asked |= {} if how.weights is None else {"weights": how.weights}
+    asked |= {} if order.head == "linear" else {"head": order.head}
+    asked |= {"views": order.views} if order.views else {}
+    if fine_tunes:
+        asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
+        asked |= how.changes
+    told = tuple(f"{name.replace('_', '-')} {value}" for name, value in asked.items())
+    return (*told, "turns") if how.turns and fine_tunes else told
 
 
 def _reason(order: Order, decision: Decision | None, raced: Race | None) -> str:

@@ -7,7 +7,7 @@ from training import backbones, heads, rows
 from training.backbones import Card
 from training.errors import HeadError
 from training.fitting import Fitted
-from training.result import Calibration, HeadResult
+from training.result import HeadResult
 
 
 def head(card: Card, labels: tuple[str, ...]) -> Fitted:
@@ -45,6 +45,6 @@ def head(card: Card, labels: tuple[str, ...]) -> Fitted:
             folds=0,
             trials=(),
             convergence=None,
-            calibration=Calibration(temperature=1.0, log_loss_before=0.0, log_loss_after=0.0),
+            calibration=None,
         ),
     )

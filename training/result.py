@@ -112,7 +112,7 @@ class Calibration(_Frozen):
 
 
 class HeadResult(_Frozen):
-    """The head, and the evidence that it was chosen by."""
+    """The head, and the evidence that it was chosen by; a published one was fitted to nothing here."""
 
     kind: Literal["linear", "mlp", "cosine"]
     taps: tuple[str, ...]
@@ -120,7 +120,7 @@ class HeadResult(_Frozen):
     folds: int
     trials: tuple[Trial, ...]
     convergence: Convergence | None
-    calibration: Calibration
+    calibration: Calibration | None
 
 
 class Heat(_Frozen):

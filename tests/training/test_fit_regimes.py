@@ -162,6 +162,9 @@ def test_the_published_classes_are_answered_without_any_training(shop: Shop, tmp
     assert classifier is not None
     assert torch.equal(load_file(out / run.WEIGHTS)["head.linear.weight"], classifier.weight[[1, 3]])
     assert result(out).way.trains == "nothing"
+    page = (out / "report.html").read_text()
+    assert "It learnt nothing from these images" in page
+    assert "The logits were divided" not in page
 
 
 def test_classes_that_were_not_published_cannot_be_answered_as_is(shop: Shop, tmp_path: Path) -> None:

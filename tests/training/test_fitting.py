@@ -158,6 +158,7 @@ def test_nothing_is_learnt_from_what_is_held_out() -> None:
     best = max(trial.accuracy for trial in fitted.result.trials)
     assert accuracy(fitted, features, labels) > 0.9
     assert best < 0.62  # 3.4 deviations of a coin above one half
+    assert fitted.result.calibration is not None
     assert fitted.result.calibration.temperature > 1.5
 
 
@@ -209,6 +210,7 @@ def test_the_head_is_scikit_learns_on_all_images_with_the_chosen_strength() -> N
     (chosen,) = [trial for trial in fitted.result.trials if trial.chosen]
     scaled = ((features - features.mean(0)) / features.std(0, correction=0)).double().numpy()
     model = LogisticRegression(C=1 / (chosen.l2 or 0) / 120, tol=1e-10, max_iter=5000).fit(scaled, labels.numpy())
+    assert fitted.result.calibration is not None
     expected = torch.from_numpy(model.decision_function(scaled)) / fitted.result.calibration.temperature
     found = logits(fitted, features).double()
     found -= found.mean(dim=1, keepdim=True)

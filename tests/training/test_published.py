@@ -33,7 +33,7 @@ def test_the_head_says_what_it_is_and_that_nothing_was_chosen(small: Card) -> No
     assert (found.head.kind, found.head.taps) == ("linear", ("embedding",))
     assert found.result.parameters == 2 * (classifier(small).in_features + 1)
     assert (found.result.folds, found.result.trials, found.result.convergence) == (0, (), None)
-    assert found.result.calibration.temperature == 1.0
+    assert found.result.calibration is None
 
 
 def test_a_class_that_it_was_not_published_with_is_refused(small: Card) -> None:

@@ -456,7 +456,7 @@ def test_the_way_is_told_from_the_evidence_to_the_last_epoch(training: Training)
         "26 training images; under 2,000 are few.",
         "c1 24 numbers, stride 2 50.0 % c5 24 numbers, stride 32 75.0 % embedding 24 numbers 80.0 %",
         "Always naming the commonest class has 58.0 %",
-        "C4 on answered most right. Tried on 20 of the training images and compared on 6 others",
+        "C4 on answered most right. Tried on 20 training images and compared on 6 others",
         "small-similar: the head 70.0 % 20 images, features, 1.0 s \N{EN DASH}",
         "large-similar: c4 on 75.0 % 10 images, 1 epoch, 9.0 s 80.0 % 20 images, 2 epochs, 30.0 s chosen",
         "Trained from c4 on, in 40 steps of 64 images, with SGD. The learning rate is 0.001: found by the test below.",
