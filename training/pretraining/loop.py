@@ -112,7 +112,8 @@ def learn(
         try:
             while at.epoch < chosen.epochs:
                 module.train()
-                epoch_s = time.monotonic()
+                if not at.step_of_epoch:
+                    at.epoch_from = time.monotonic() - begun_s
                 for batch in views.epoch(at.epoch, at.step_of_epoch):
                     figures = _step(training, fabric.to_device(batch))
                     journal.write(at.step, figures)
@@ -121,7 +122,7 @@ def learn(
                         at.seconds = time.monotonic() - begun_s
                         kept.write(at, _remembered(training))
                         saved_s = time.monotonic()
-                journal.write(at.step, _end_epoch(at, time.monotonic() - epoch_s))
+                journal.write(at.step, _end_epoch(at, time.monotonic() - begun_s - at.epoch_from))
                 at.seconds = time.monotonic() - begun_s
                 kept.write(at, _remembered(training))
         finally:

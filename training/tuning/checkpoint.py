@@ -54,6 +54,7 @@ class Position(BaseModel):
         stopped_early: Whether validation has ended the training.
         history: The epochs that are done.
         seconds: What it has taken.
+        epoch_from: What it had taken when the epoch began.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -73,6 +74,7 @@ class Position(BaseModel):
     stopped_early: bool = False
     history: list[Epoch] = []
     seconds: float = 0.0
+    epoch_from: float = 0.0
 
 
 class _Saved(BaseModel):

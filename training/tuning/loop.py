@@ -138,7 +138,8 @@ def tune(
         try:
             while at.epoch < plan.epochs and not at.stopped_early:
                 model.train()
-                epoch_s = time.monotonic()
+                if not at.step_of_epoch:
+                    at.epoch_from = time.monotonic() - begun_s
                 for batch in lessons.feed.epoch(at.epoch, at.step_of_epoch, fabric.global_rank, fabric.world_size):
                     figures = _step(training, batch)
                     journal.write(at.step, figures)
@@ -148,7 +149,7 @@ def tune(
                         kept.write(at, _remembered(training))
                         saved_s = time.monotonic()
                 seal.check(model.state_dict())
-                _end_epoch(training, lessons.validation, time.monotonic() - epoch_s)
+                _end_epoch(training, lessons.validation, time.monotonic() - begun_s - at.epoch_from)
                 journal.write(at.step, _figures(at.history[-1]))
                 at.seconds = time.monotonic() - begun_s
                 if fabric.is_global_zero:

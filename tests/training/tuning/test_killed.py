@@ -5,8 +5,11 @@ import multiprocessing
 import os
 import random
 import signal
+from functools import partial
+from itertools import count
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,3 +122,23 @@ def test_interrupted_inside_a_process_it_goes_on(tmp_path: Path, step: int) -> N
     found = loop.tune(learner(), lessons(), plan(rate=0.02), tmp_path / "run", nothing, checkpoint_s=0)
     assert all(torch.equal(each, expected.state[name]) for name, each in found.state.items())
     assert found.record.history[0].score == expected.record.history[0].score
+
+
+def test_an_epoch_that_was_interrupted_took_the_time_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by a second whenever it is looked at: twice a step, when every step has a checkpoint."""
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=partial(next, count())))
+    told: list[int] = []
+
+    def interrupted(done: int) -> None:
+        told.append(done)
+        if sum(told) == 3:
+            raise KeyboardInterrupt
+
+    long = plan(rate=0.02, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.tune(learner(), lessons(), long, tmp_path / "run", interrupted, checkpoint_s=0)
+    found = loop.tune(learner(), lessons(), long, tmp_path / "run", nothing, checkpoint_s=0)
+    assert found.record.history[0].seconds == pytest.approx(found.record.seconds, abs=3)
+    assert found.record.seconds > 2 * found.record.steps
