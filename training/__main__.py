@@ -89,6 +89,11 @@ class Fit(_OfImages):
         None, description="How far fine-tuning changes images. Without it: as far as the regime asks for."
     )
     turns: bool = Field(False, description="No side of the images is up: fine-tuning turns them by quarters.")
+    deterministic: bool = Field(
+        False,
+        description="The same command on the same machine gives the same weights, as long as --time-limit-min does not "
+        "cut it short: fine-tuning computes as plain fp32 instead of what is measured to be faster.",
+    )
     head: Literal["linear", "mlp", "cosine"] = Field(
         "linear",
         description="What reads a frozen backbone: mlp for many images, which takes minutes; cosine for a handful a "
@@ -111,6 +116,7 @@ class Fit(_OfImages):
             from training.dataset import Plan  # noqa: PLC0415
 
         wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer")
+        changes = {name: value for name in wished if (value := getattr(self, name)) is not None}
         order = fit.Order(
             source=self.data,
             plan=Plan(self.on_bad, self.test_fraction, self.seed),
@@ -123,7 +129,7 @@ class Fit(_OfImages):
             out=self.out,
             how=fit.How(
                 regime=self.regime,
-                changes={name: value for name in wished if (value := getattr(self, name)) is not None},
+                changes=changes | (fit.deterministic() if self.deterministic else {}),
                 augmentation=self.augmentation,
                 turns=self.turns,
                 time_limit_s=60 * self.time_limit_min,

@@ -1,6 +1,7 @@
 """From labelled images to a run: evidence, a race of plans, the training that won; every step in a file of its own."""
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,18 @@ def fit(order: Order, steps: Steps) -> Trained:
     raced, plan = _raced(start, plans, steps)
     made = _make(start, plan, raced.tested if raced else None, steps)
     return _write(start, decision, raced.race if raced else None, plan, made, steps)
+
+
+def deterministic() -> dict[str, object]:
+    """Make this process compute the same each time, on a GPU too; what is to be changed in plans for it.
+
+    Returns:
+        Changes, by the names of tuning.plan.Plan: nothing is decided by how fast it was just now.
+    """
+    # cuBLAS asks for it: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    return {"precision": "fp32", "channels_last": False}
 
 
 def _source(order: Order, data: Dataset, card: Card, geometry: CropGeometry, steps: Steps) -> Source:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ from training.errors import HeadError, TuningError
 from training.fit import How, Order, Trained
 from training.parts import parts
 from training.result import CURVES, METRICS, Result
+from training.tuning import pace
+from training.tuning.record import Pace
 
 # Nothing is measured that could come out otherwise.
 CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
@@ -188,3 +191,23 @@ def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp
     assert way.tuning is not None
     assert way.tuning.plan.epochs == 1
     assert "augmentation strong" in way.overridden
+
+
+@pytest.fixture
+def determined() -> Iterator[dict[str, object]]:
+    yield fit.deterministic()
+    torch.use_deterministic_algorithms(False)
+
+
+def test_twice_the_same_command_gives_the_same_weights(
+    shop: Shop, tmp_path: Path, determined: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way of computing is measured to be the fastest this time."""
+    plain = Pace(precision="fp32", channels_last=False, images_per_s=100.0, cosine=1.0, refused=None)
+    other = plain.model_copy(update={"precision": "bf16", "channels_last": True})
+    fastest = cycle((plain, other, other))
+    monkeypatch.setattr(pace, "best", lambda *_: next(fastest))
+    how = How("large-similar", {"epochs": 1, **determined})
+    made = [shop.make("large-similar", tmp_path / name, how=how).run for name in ("first", "second")]
+    assert made[0].weights_sha256 == made[1].weights_sha256
+    assert torch.are_deterministic_algorithms_enabled()
