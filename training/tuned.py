@@ -273,5 +273,6 @@ def _digest(ground: Ground, candidate: Candidate, probed: Probed | None) -> str:
 def _served(learner: Learner, card: Card, tuned: Tuned) -> Served:
     module = Served(learner.model.backbone.module, learner.model.head, card.backbone, card.scaling)
     module.load_state_dict(tuned.state)
-    # It was trained where the GPU is, and is asked, traced and written on the CPU.
-    return module.cpu().eval()
+    # It was trained where the GPU is, and with channels last where that was faster; it is asked, traced and written on
+    # the CPU, and as tensors usually lie.
+    return module.cpu().to(memory_format=torch.contiguous_format).eval()

@@ -289,3 +289,11 @@ def test_unequal_classes_begin_with_the_answers_of_the_probe(school: School, tmp
     torch.testing.assert_close(
         made.module.get_parameter("head.linear.bias"), before - torch.tensor(made.treatment.offsets)
     )
+
+
+def test_weights_are_handed_on_as_they_usually_lie(school: School, tmp_path: Path) -> None:
+    """torch.export warns of any that do not."""
+    lying = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"channels_last": True})})
+    made = tuned.fine_tune(replace(school.ground, cache=tmp_path / "cache"), lying, school.probed, quiet(2))
+    assert made.tuned.record.settings.channels_last
+    assert all(each.is_contiguous() for each in made.module.state_dict().values())
