@@ -5,10 +5,8 @@ The page needs no network and no script, and every name in it goes through the t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
-
+from training import page
 from training.comparison import Cell, Comparison, Point
 
 TEMPLATE = "comparison.html.j2"
@@ -65,20 +63,17 @@ def render(found: Comparison) -> str:
     Returns:
         HTML.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return page.render(
+        TEMPLATE,
+        {"percent": "{:.1%}".format},
+        found=found,
+        parts=[_part(found, fraction) for fraction in found.fractions()],
+        box=(WIDTH, HEIGHT),
+        left=_LEFT,
+        right=_RIGHT,
+        top=_TOP,
+        bottom=_BOTTOM,
     )
-    environment.filters["percent"] = "{:.1%}".format
-    parts = [_part(found, fraction) for fraction in found.fractions()]
-    page = environment.get_template(TEMPLATE).render(
-        found=found, parts=parts, box=(WIDTH, HEIGHT), left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM
-    )
-    # The name of a file that was left out need not be UTF-8.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _part(found: Comparison, fraction: float) -> _Part:

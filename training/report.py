@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from export.labelled import Split
 from export.run import Run
 from export.score import Bin, ClassScore, Estimate, Scores, softmax
 from service.bundle import Interpolation
-from training import charts, pictures
+from training import charts, page, pictures
 from training.advice.evidence import Evidence
 from training.charts import Chart
 from training.insight import gallery
@@ -170,52 +169,35 @@ def render(result: Result, run: Run, held_out: HeldOut, material: Material) -> s
     """
     split: Split = "test" if "test" in result.scores else "validation"
     scores = result.scores[split]
-    page = (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            result=result,
-            run=run,
-            split=split,
-            scores=scores,
-            rivals=_rivals(result, split),
-            usual=_usual(result, split),
-            leaks=[leak for leak in result.data.leaks if leak.split in result.scores],
-            classes=_classes(scores),
-            listed_classes=LISTED_CLASSES,
-            listed_files=LISTED_FILES,
-            matrix=len(scores.confusion) <= MATRIX_CLASSES,
-            pairs=_pairs(scores),
-            mistakes=_mistakes(held_out, result.data.labels),
-            map=_map(held_out, scores),
-            gallery=_gallery(held_out, run, material.model),
-            regimes=REGIMES,
-            rates=RATES,
-            race=_race(result.way.race),
-            evidence=material.evidence,
-            probed=_probed(material.evidence),
-            curves=_curves(result, material.curves),
-            range_test=_range_test(result),
-            learning_curve=charts.of_learning_curve(material.evidence) if material.evidence else None,
-            box=charts,
-            interpolation=Interpolation.Name(run.geometry.interpolation).removeprefix("INTERPOLATION_").lower(),
-        )
+    return page.render(
+        TEMPLATE,
+        {"percent": _percent, "number": _number, "plural": _plural, "gap": _gap, "sentence": _sentence},
+        result=result,
+        run=run,
+        split=split,
+        scores=scores,
+        rivals=_rivals(result, split),
+        usual=_usual(result, split),
+        leaks=[leak for leak in result.data.leaks if leak.split in result.scores],
+        classes=_classes(scores),
+        listed_classes=LISTED_CLASSES,
+        listed_files=LISTED_FILES,
+        matrix=len(scores.confusion) <= MATRIX_CLASSES,
+        pairs=_pairs(scores),
+        mistakes=_mistakes(held_out, result.data.labels),
+        map=_map(held_out, scores),
+        gallery=_gallery(held_out, run, material.model),
+        regimes=REGIMES,
+        rates=RATES,
+        race=_race(result.way.race),
+        evidence=material.evidence,
+        probed=_probed(material.evidence),
+        curves=_curves(result, material.curves),
+        range_test=_range_test(result),
+        learning_curve=charts.of_learning_curve(material.evidence) if material.evidence else None,
+        box=charts,
+        interpolation=Interpolation.Name(run.geometry.interpolation).removeprefix("INTERPOLATION_").lower(),
     )
-    # The name of a file that was left out need not be UTF-8.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = {"percent": _percent, "number": _number, "plural": _plural, "gap": _gap, "sentence": _sentence}
-    environment.filters |= filters
-    return environment
 
 
 def _percent(ratio: float) -> str:

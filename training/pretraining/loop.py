@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -26,9 +25,6 @@ from training.tuning.guards import Guard
 from training.tuning.journal import METRICS, Journals
 from training.tuning.plan import Plan
 from training.tuning.record import Settings
-
-# So much of the last steps' losses is remembered in the smoothed one.
-_SMOOTHING = 0.9
 
 
 @dataclass(frozen=True)
@@ -174,25 +170,21 @@ def _settings(chosen: Schedule) -> Settings:
 def _step(training: _Training, batch: Tensor) -> dict[str, float]:
     """Take one step; what it measured."""
     at, chosen, descent = training.at, training.chosen, training.descent
-    torch.manual_seed(_seed(chosen.seed, at.step))
+    torch.manual_seed(at.seed(chosen.seed))
     factor = schedule.factor(at.step, training.steps, chosen.warm_up)
     optimizer.scale(descent, factor)
     rate = chosen.rate * factor
     loss, embedding = training.module(batch)
     mean = loss.item()
-    at.first_loss = mean if at.first_loss is None else at.first_loss
-    at.smooth_loss = mean if not at.step else _SMOOTHING * at.smooth_loss + (1 - _SMOOTHING) * mean
-    training.guard.check_loss(mean, at.smooth_loss, at.first_loss, at.step, rate)
+    first, smooth = at.hear(mean)
+    training.guard.check_loss(mean, smooth, first, at.step, rate)
     torch.autograd.backward(loss)
     norm = clip_grad_norm_(training.module.parameters(), chosen.clip_norm).item()
     training.guard.check_gradient(norm, at.step, rate)
     descent.step()
     descent.zero_grad(set_to_none=True)
     images = batch.shape[1]
-    at.step += 1
-    at.step_of_epoch += 1
-    at.loss_sum += mean * images
-    at.weight_sum += images
+    at.end_step(mean * images, images)
     return {"loss": mean, "rate": rate, "gradient_norm": norm, "spread": _spread(embedding.detach())}
 
 
@@ -204,8 +196,7 @@ def _spread(embedding: Tensor) -> float:
 
 def _end_epoch(at: Position, seconds: float) -> dict[str, float]:
     figures = {"epoch": at.epoch, "epoch_loss": at.loss_sum / at.weight_sum, "epoch_seconds": seconds}
-    at.epoch += 1
-    at.step_of_epoch, at.loss_sum, at.weight_sum = 0, 0.0, 0.0
+    at.end_epoch()
     return figures
 
 
@@ -236,8 +227,3 @@ def _history(folder: Path) -> tuple[Epoch, ...]:
         if "epoch" in line:
             found.append(Epoch(loss=line["epoch_loss"], spread=spread, seconds=line["epoch_seconds"]))
     return tuple(found)
-
-
-def _seed(*numbers: int) -> int:
-    """One seed of several numbers, in which none of them is lost."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -31,6 +32,8 @@ _TRAINING = "training.json"
 _LOCK = ".lock"
 _NAME = re.compile(r"checkpoint-(\d{8,})")
 _SHOWN = 4
+# So much of the last steps' losses is remembered in the smoothed one.
+_SMOOTHING = 0.9
 
 Facts = dict[str, str | int | float | bool | None]
 
@@ -75,6 +78,28 @@ class Position(BaseModel):
     history: list[Epoch] = []
     seconds: float = 0.0
     epoch_from: float = 0.0
+
+    def seed(self, seed: int, rank: int = 0) -> int:
+        """The seed of what a step drops and draws, in which none of what it follows from is lost."""
+        return int(np.random.SeedSequence((seed, self.step, rank)).generate_state(1)[0])
+
+    def hear(self, loss: float) -> tuple[float, float]:
+        """Take in the mean loss of the step that runs; the first one and the smoothed one are returned."""
+        self.first_loss = loss if self.first_loss is None else self.first_loss
+        self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss if self.step else loss
+        return self.first_loss, self.smooth_loss
+
+    def end_step(self, loss_sum: float, weight_sum: float) -> None:
+        """Go on to the next step."""
+        self.step += 1
+        self.step_of_epoch += 1
+        self.loss_sum += loss_sum
+        self.weight_sum += weight_sum
+
+    def end_epoch(self) -> None:
+        """Go on to the next epoch."""
+        self.epoch += 1
+        self.step_of_epoch, self.loss_sum, self.weight_sum = 0, 0.0, 0.0
 
 
 class _Saved(BaseModel):

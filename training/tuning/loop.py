@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,9 +31,6 @@ from training.tuning.origin import Origins
 from training.tuning.plan import Plan
 from training.tuning.record import Epoch, RangeTest, Record, Settings, Tuned
 from training.tuning.validation import Score, Validation, score
-
-# So much of the last steps' losses is remembered in the smoothed one.
-_SMOOTHING = 0.9
 
 
 @dataclass(frozen=True)
@@ -263,7 +259,7 @@ def _optimizer(model: Tunable, plan: Plan, decided: Settings) -> torch.optim.Opt
 def _step(training: _Training, batch: Shown) -> dict[str, float]:
     """Take one step; what it measured."""
     plan, at, fabric, descent = training.plan, training.at, training.fabric, training.descent
-    torch.manual_seed(_seed(plan.seed, at.step, fabric.global_rank))
+    torch.manual_seed(at.seed(plan.seed, fabric.global_rank))
     factor = schedule.factor(at.step, training.steps, plan.warm_up)
     optimizer.scale(descent, factor)
     rate = at.settings.rate * factor
@@ -274,9 +270,8 @@ def _step(training: _Training, batch: Shown) -> dict[str, float]:
     if not weight_sum > 0:
         raise TuningError(f"Expected images that count in step {at.step + 1}. Received: none of a weight above 0.")
     mean = loss_sum / weight_sum
-    at.first_loss = mean if at.first_loss is None else at.first_loss
-    at.smooth_loss = mean if not at.step else _SMOOTHING * at.smooth_loss + (1 - _SMOOTHING) * mean
-    training.guard.check_loss(mean, at.smooth_loss, at.first_loss, at.step, rate)
+    first, smooth = at.hear(mean)
+    training.guard.check_loss(mean, smooth, first, at.step, rate)
     # Fabric means the gradients of all processes; this makes of it the gradient of the mean over all images.
     fabric.backward(loss * (fabric.world_size / weight_sum))
     if plan.l2_sp:
@@ -287,10 +282,7 @@ def _step(training: _Training, batch: Shown) -> dict[str, float]:
     descent.zero_grad(set_to_none=True)
     if training.average:
         training.average.update(training.learnt, at.step)
-    at.step += 1
-    at.step_of_epoch += 1
-    at.loss_sum += loss_sum
-    at.weight_sum += weight_sum
+    at.end_step(loss_sum, weight_sum)
     return {"loss": mean, "rate": rate, "gradient_norm": norm}
 
 
@@ -314,8 +306,7 @@ def _end_epoch(training: _Training, validation: Validation | None, seconds: floa
             at.waiting += 1
     at.history.append(Epoch(number=at.epoch, loss=at.loss_sum / at.weight_sum, score=found, seconds=seconds))
     at.stopped_early = plan.patience is not None and at.waiting >= plan.patience
-    at.epoch += 1
-    at.step_of_epoch, at.loss_sum, at.weight_sum = 0, 0.0, 0.0
+    at.end_epoch()
 
 
 def _score(model: Tunable, objective: Objective, validation: Validation | None) -> Score | None:
@@ -397,11 +388,6 @@ def _facts(model: Tunable, lessons: Lessons, plan: Plan) -> Facts:
 
 def _steps(batches: Feed, plan: Plan) -> int:
     return sum(batches.steps(epoch) for epoch in range(plan.epochs))
-
-
-def _seed(*numbers: int) -> int:
-    """One seed of several numbers, in which none of them is lost."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _figures(epoch: Epoch) -> dict[str, float]:
