@@ -1,5 +1,6 @@
 """From labelled images to a run: evidence, a race of plans, the training that won; every step in a file of its own."""
 
+import hashlib
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from training.dataset import Dataset, Plan, Sample
 from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
+from training.ledger import Ledger
 from training.named import find
 from training.pretraining import record
 from training.race import Raced
@@ -45,6 +47,7 @@ STEPS = 8
 _BACKBONE = "backbone."  # as Served has it
 # What a fine-tuning may take of the time that is left; the rest is for testing it and writing it down.
 _SPENT = 0.85
+_DECIDED = "decided"
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,16 @@ class _Start:
     def left_s(self) -> float:
         return self.deadline_s - time.monotonic()
 
+    def ledger(self, plans: Sequence[Candidate]) -> Ledger:
+        """Where the same order of the same plans and images finds what it has decided before."""
+        order = self.order
+        asked = (order.how.time_limit_s, order.how.turns, order.head, order.views, order.plan.seed)
+        facts = (self.data.data.sha256, self.card.backbone.weights_sha256, self.geometry, *asked)
+        named = hashlib.sha256(repr(facts).encode())
+        for plan in plans:
+            named.update(plan.model_dump_json().encode())
+        return Ledger(order.cache / _DECIDED / f"{named.hexdigest()}.json")
+
 
 @dataclass(frozen=True)
 class _Made:
@@ -186,9 +199,15 @@ def fit(order: Order, steps: Steps) -> Trained:
     decision, plans = _plans(order, data, card, source, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, data, card, geometry, source, counts, started_s + order.how.time_limit_s)
-    raced, plan = _raced(start, plans, steps)
-    made = _make(start, plan, raced.tested if raced else None, steps)
-    return _write(start, decision, raced.race if raced else None, plan, made, steps)
+    ledger = start.ledger(plans)
+    raced, plan = _raced(start, plans, ledger, steps)
+    made = _make(start, plan, raced.tested if raced else None, ledger, steps)
+    trained = _write(start, decision, raced.race if raced else None, plan, made, steps)
+    # What was written need not be gone on with.
+    ledger.forget()
+    if made.fine_tuned:
+        tuned.forget(made.fine_tuned)
+    return trained
 
 
 def deterministic() -> dict[str, object]:
@@ -241,12 +260,12 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: _Start, plans: tuple[Candidate, ...], steps: Steps) -> tuple[Raced | None, Candidate]:
+def _raced(start: _Start, plans: tuple[Candidate, ...], ledger: Ledger, steps: Steps) -> tuple[Raced | None, Candidate]:
     if len(plans) == 1:
         return None, plans[0]
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
     steps.more(race.steps(plans))
-    raced = race.race(start.ground(), plans, frozen, start.left_s(), steps)
+    raced = race.race(start.ground(), plans, frozen, start.left_s(), steps, ledger)
     return raced, plans[raced.race.chosen]
 
 
@@ -268,7 +287,7 @@ def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[
     return np.asarray(found.logits.argmax(1) == found.expected)
 
 
-def _make(start: _Start, plan: Candidate, range_test: RangeTest | None, steps: Steps) -> _Made:
+def _make(start: _Start, plan: Candidate, range_test: RangeTest | None, ledger: Ledger, steps: Steps) -> _Made:
     """Train by a plan on all training images, and ask about the held-out ones."""
     fitted = None
     if plan.start != "random":
@@ -283,7 +302,7 @@ def _make(start: _Start, plan: Candidate, range_test: RangeTest | None, steps: S
         return _Made(start.card, fitted.head, module, fitted, None, len(start.data.splits["train"]), tested)
     steps.more(1 + len(start.held_out))
     probed = Probed(fitted.head, fitted.module) if fitted else None
-    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s(), range_test)
+    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s(), ledger, tested=range_test)
     fine_tuned = tuned.fine_tune(ground, within, probed, steps, range_test)
     tested = {split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()}
     return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, len(ground.train), tested)
@@ -340,8 +359,6 @@ def _write(  # noqa: PLR0917
         kept |= {DECISION: decision.text()} if decision else {}
         kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
         run.write(order.out, described, model, kept)
-    if made.fine_tuned:
-        tuned.forget(made.fine_tuned)
     return Trained(described, result, made.tested)
 
 

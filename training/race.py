@@ -8,15 +8,18 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from export.progress import Steps
 from training import splits, tuned
 from training.advice.candidates import Candidate
 from training.dataset import Sample
 from training.fitting import Fitted
+from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import Ground, Probed
 from training.tuning import range_test
@@ -66,7 +69,25 @@ class _Runner:
     is_whole: bool = True
 
 
-def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps) -> Raced:
+class _Cut(BaseModel):
+    """What of a plan fits into a time: of how many images, how often."""
+
+    images: int
+    epochs: int
+
+
+class _Tried(BaseModel):
+    """What a short training came to: which validation images it has right, and what its range test saw."""
+
+    heat: Heat
+    right: tuple[bool, ...]
+    tested: RangeTest | None
+    is_whole: bool
+
+
+def race(  # noqa: PLR0917
+    ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps, ledger: Ledger
+) -> Raced:
     """Find the plan that does best on images that it does not learn from.
 
     Args:
@@ -75,11 +96,13 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
         frozen: How heads on the frozen backbone are tried.
         limit_s: The time that is left for the race and for the training after it, in seconds.
         told: Tells of the steps.
+        ledger: Keeps what each short training came to: a race that was broken off goes on after the last of them.
 
     Returns:
         What was tried, what won, and at which rate.
 
     Raises:
+        CacheError: The ledger cannot be written.
         HeadError: No head can be trained.
         TuningError: No plan can be followed.
     """
@@ -101,22 +124,24 @@ def race(ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: fl
     left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
     probes: dict[tuple[str, ...], Probed] = {}
     tested: dict[int, RangeTest | None] = {}
+
+    def head(plan: Candidate) -> Probed | None:
+        """What a plan begins with: where it is the same taps, the same head."""
+        if plan.start != "random" and plan.taps not in probes:
+            fitted = frozen.fit(plan, learnt)
+            probes[plan.taps] = Probed(fitted.head, fitted.module)
+        return None if plan.start == "random" else probes[plan.taps]
+
     for number, part in enumerate(_ROUNDS, start=1):
         for place in left:
             # What has been trained to its end already learns nothing from being trained again.
             if place in runners and runners[place].is_whole:
                 continue
-            started_s = time.monotonic()
-            plan = plans[place]
-            # Plans that begin with the same taps begin with the same head.
-            if plan.start != "random" and plan.taps not in probes:
-                fitted = frozen.fit(plan, learnt)
-                probes[plan.taps] = Probed(fitted.head, fitted.module)
-            probed = None if plan.start == "random" else probes[plan.taps]
-            trial = _trial(short, plan, probed, part * limit_s / len(left), tested.get(place))
-            right, tested[place] = _ran(trial, asked, told)
-            heats.append(_heat(place, trial.plan, number, len(trial.ground.train), right, time.monotonic() - started_s))
-            runners[place] = _Runner(plan, right, trial.is_whole)
+            trial = _Trial(short, plans[place], place, number, part * limit_s / len(left), tested.get(place))
+            tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told))
+            heats.append(tried.heat)
+            tested[place] = tried.tested
+            runners[place] = _Runner(plans[place], np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
     told_of = Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
@@ -131,7 +156,14 @@ def steps(plans: Sequence[Candidate]) -> int:
 
 
 def within(
-    ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None = None
+    ground: Ground,
+    plan: Candidate,
+    probed: Probed | None,
+    limit_s: float,
+    ledger: Ledger,
+    *,
+    name: str = "the training",
+    tested: RangeTest | None = None,
 ) -> tuple[Ground, Candidate]:
     """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
 
@@ -140,22 +172,32 @@ def within(
         plan: The plan; one that fine-tunes.
         probed: The head that it starts from.
         limit_s: How long it may take, in seconds.
+        ledger: Keeps how far it was cut.
+        name: What it is a cut for.
         tested: What a range test of the plan has seen already.
 
     Returns:
         The images and the plan that fit.
+
+    Raises:
+        CacheError: The ledger cannot be written.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
+    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, tested))
+    fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
+    shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
+    return replace(ground, train=fewer), shorter
+
+
+def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None) -> _Cut:
+    assert plan.tuning is not None  # as above
     affordable = tuned.images_per_s(ground, plan, probed) * limit_s
     if tested is None:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
-    fewer = ground.train
-    if affordable < len(fewer):
-        fewer = _some(fewer, max(int(affordable), _FEWEST_A_CLASS * ground.classes))
-    cut = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": epochs})})
-    return replace(ground, train=fewer), cut
+    fewest = min(len(ground.train), max(int(min(affordable, len(ground.train))), _FEWEST_A_CLASS * ground.classes))
+    return _Cut(images=fewest, epochs=epochs)
 
 
 def _testing(plan: Plan, images: int) -> float:
@@ -166,24 +208,40 @@ def _testing(plan: Plan, images: int) -> float:
 
 @dataclass(frozen=True)
 class _Trial:
+    """A short training to be: of the plan in this place, in this round, in so many seconds."""
+
     ground: Ground
     plan: Candidate
-    probed: Probed | None
+    place: int
+    round: int
+    limit_s: float
     tested: RangeTest | None
-    is_whole: bool
+
+    @property
+    def name(self) -> str:
+        return f"plan {self.place} in round {self.round}"
 
 
-def _trial(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None) -> _Trial:
-    cut_ground, cut_plan = within(ground, plan, probed, limit_s, tested)
-    return _Trial(cut_ground, cut_plan, probed, tested, cut_plan == plan and cut_ground.train == ground.train)
-
-
-def _ran(trial: _Trial, asked: tuple[Sample, ...], steps: Steps) -> tuple[NDArray[np.bool_], RangeTest | None]:
-    made = tuned.fine_tune(trial.ground, trial.plan, trial.probed, steps, trial.tested)
-    found = tuned.answers(made.module, trial.ground, asked, steps)
+def _try(
+    trial: _Trial,
+    head: Callable[[Candidate], Probed | None],
+    asked: tuple[Sample, ...],
+    ledger: Ledger,
+    told: Steps,
+) -> _Tried:
+    started_s = time.monotonic()
+    probed = head(trial.plan)
+    ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name, tested=trial.tested)
+    made = tuned.fine_tune(ground, plan, probed, told, trial.tested)
+    found = tuned.answers(made.module, ground, asked, told)
     right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
     tuned.forget(made)
-    return right, made.tuned.record.settings.range_test
+    return _Tried(
+        heat=_heat(trial.place, plan, trial.round, len(ground.train), right, time.monotonic() - started_s),
+        right=tuple(right.tolist()),
+        tested=made.tuned.record.settings.range_test,
+        is_whole=plan == trial.plan and ground.train == trial.ground.train,
+    )
 
 
 def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:

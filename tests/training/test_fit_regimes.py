@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from export import run
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes
-from training import backbones, features, fit
+from training import backbones, features, fit, tuned
 from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
@@ -22,7 +22,7 @@ from training.errors import HeadError, TuningError
 from training.fit import How, Order, Trained
 from training.parts import parts
 from training.result import CURVES, METRICS, Result
-from training.tuning import pace
+from training.tuning import loop, pace
 from training.tuning.record import Pace
 
 # Nothing is measured that could come out otherwise.
@@ -191,6 +191,32 @@ def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp
     assert way.tuning is not None
     assert way.tuning.plan.epochs == 1
     assert "augmentation strong" in way.overridden
+
+
+def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far a plan is cut depends on how fast it trains here, and what lies in the cache on how far it was cut."""
+    how = How("large-similar", {**CHANGES, "epochs": 5, "rate": 0.01}, time_limit_s=1e6)
+    decided, trainings = shop.folder / "cache" / "decided", shop.folder / "cache" / "trainings"
+    images = len(COLOURS) * 8 * 4 // 5
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned, "images_per_s", lambda *_: 3.5 * images / 0.85e6)
+        patch.setattr(tuned, "answers", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shop.make("large-similar", tmp_path / "out", how=how)
+    assert len(list(decided.iterdir())) == len(list(trainings.iterdir())) == 1
+    monkeypatch.setattr(tuned, "images_per_s", lambda *_: 1.5 * images / 0.85e6)
+    monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("this was done before"))
+    shop.make("large-similar", tmp_path / "out", how=how)
+    way = result(tmp_path / "out").way
+    assert way.tuning is not None
+    assert (way.tuning.plan.epochs, len(way.tuning.history)) == (3, 3)
+    assert list(decided.iterdir()) == list(trainings.iterdir()) == []
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
 from training.dataset import Sample
 from training.fitting import Fitted
+from training.ledger import Ledger
 from training.result import Race
 from training.tuned import Answers, Ground
+from training.tuning.record import RangeTest
 
 LITE0 = backbones.card("efficientnet_lite0")
 CLASSES = 4
@@ -68,16 +72,25 @@ def rightly(count: int, of: int, first: int = 0) -> NDArray[np.bool_]:
     return right
 
 
+def saw(rate: float) -> RangeTest:
+    return RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=rate)
+
+
 @dataclass
 class Machine:
     """In the place of everything that trains: plans are as good as they are told, and what is shown is written down."""
 
-    right: dict[str, NDArray[np.bool_]]
+    folder: Path
+    right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     images_per_s: float = 1e9
     learnt: list[tuple[Sample, ...]] = field(default_factory=list)
     asked: list[tuple[Sample, ...]] = field(default_factory=list)
     tuned: list[tuple[str, int, int]] = field(default_factory=list)
-    tested: list[str | None] = field(default_factory=list)
+    tested: list[RangeTest | None] = field(default_factory=list)
+
+    def ledger(self, name: str | None = None) -> Ledger:
+        """The one of this name, or one in which nothing is decided yet."""
+        return Ledger(self.folder / (name or uuid4().hex))
 
     def frozen(self) -> race.Frozen:
         return race.Frozen(self._fit, self._right)
@@ -90,12 +103,14 @@ class Machine:
         self.asked.append(asked)
         return self.right[cast(_Made, fitted).module]
 
-    def fine_tune(self, shown: Ground, plan: Candidate, _: object, __: Steps, tested: str | None = None) -> "_Made":
+    def fine_tune(
+        self, shown: Ground, plan: Candidate, _: object, __: Steps, tested: RangeTest | None = None
+    ) -> "_Made":
         assert plan.tuning is not None
         self.learnt.append(shown.train)
         self.tuned.append((plan.words(), len(shown.train), plan.tuning.epochs))
         self.tested.append(tested)
-        settings = SimpleNamespace(range_test=tested or f"test {len(self.tested)}")
+        settings = SimpleNamespace(range_test=tested or saw(len(self.tested)))
         return _Made(plan.words(), None, None, SimpleNamespace(record=SimpleNamespace(settings=settings)))
 
     def answers(self, module: str, _: Ground, asked: Sequence[Sample], *__: object) -> Answers:
@@ -114,8 +129,8 @@ class _Made:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine({})
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    made = Machine(tmp_path)
     monkeypatch.setattr(tuned, "fine_tune", made.fine_tune)
     monkeypatch.setattr(tuned, "answers", made.answers)
     monkeypatch.setattr(tuned, "images_per_s", lambda *_: made.images_per_s)
@@ -124,7 +139,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def run(machine: Machine, raced: Sequence[Candidate], shown: Ground, limit_s: float = 1e6) -> Race:
-    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99)).race
+    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99), machine.ledger()).race
 
 
 HEAD, STAGES, LAST, LATE = "the head on the embedding", "the head on the embedding and all stages", "c5", "c4"
@@ -219,7 +234,7 @@ def test_without_them_a_part_of_the_training_images_is_held_out_and_no_group_is_
 def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int, epochs: int) -> None:
     machine.images_per_s = 10.0
     (plan,) = plans("large-similar")
-    shown, cut = race.within(ground(), plan, None, limit_s)
+    shown, cut = race.within(ground(), plan, None, limit_s, machine.ledger())
     assert cut.tuning is not None
     assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
     counts = np.bincount([sample.label for sample in shown.train])
@@ -231,7 +246,7 @@ def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine
     machine.images_per_s = 10.0
     plan, shown = at_rate(plans("large-similar")[0], "range test"), ground(train=4000)
     for limit_s, images, epochs in ((683.0 + 801.0, 4000, 2), (100.0, 500, 1)):
-        learnt, cut = race.within(shown, plan, None, limit_s)
+        learnt, cut = race.within(shown, plan, None, limit_s, machine.ledger())
         assert cut.tuning is not None
         assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
 
@@ -240,11 +255,46 @@ def test_a_rate_is_found_once_for_each_plan(machine: Machine) -> None:
     machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
     machine.images_per_s = 1.0
     raced = [plan for plan in plans("small-different", "large-different", images=10_000) if plan.tuning]
-    found = race.race(ground(train=10_000), raced, machine.frozen(), 1000.0, quiet(99))
+    found = race.race(ground(train=10_000), raced, machine.frozen(), 1000.0, quiet(99), machine.ledger())
     # The two that go on have it from the first round, and so has the training after the race.
     assert [heat.plan for heat in found.race.heats] == [0, 1, 2, 1, 2]
-    assert machine.tested == [None, None, None, "test 2", "test 3"]
-    assert (found.race.chosen, str(found.tested)) == (2, "test 3")
+    assert machine.tested == [None, None, None, saw(2), saw(3)]
+    assert (found.race.chosen, found.tested) == (2, saw(3))
+
+
+@pytest.mark.parametrize("until", range(5))
+def test_a_race_that_was_broken_off_goes_on_behind_what_it_had_tried(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, until: int
+) -> None:
+    """On a machine that has become slower meanwhile, and the time that is left another one."""
+    machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
+    machine.images_per_s = 1.0
+    raced = [plan for plan in plans("small-different", "large-different", images=10_000) if plan.tuning]
+    whole = run(machine, raced, shown := ground(train=10_000), 1000.0)
+    before = list(machine.tuned)
+    machine.tuned.clear()
+    answered = 0
+
+    def killed(*asked: Any) -> Answers:
+        nonlocal answered
+        if answered == until:
+            raise KeyboardInterrupt
+        answered += 1
+        return machine.answers(*asked)
+
+    again = partial(race.race, shown, raced, machine.frozen())
+    monkeypatch.setattr(tuned, "answers", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again(1000.0, quiet(99), machine.ledger("kept"))
+    monkeypatch.setattr(tuned, "answers", machine.answers)
+    monkeypatch.setattr(tuned, "images_per_s", lambda *_: 0.5)
+    resumed = again(900.0, quiet(99), machine.ledger("kept")).race
+    # What was under way when it was killed is tried by the same plan on as many images, so that it is gone on with.
+    assert machine.tuned[: until + 1] == before[: until + 1]
+    assert machine.tuned[until] == machine.tuned[until + 1]
+    assert len(machine.tuned) == len(before) + 1
+    assert [heat.accuracy for heat in resumed.heats] == [heat.accuracy for heat in whole.heats]
+    assert resumed.chosen == whole.chosen
 
 
 def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
@@ -252,7 +302,7 @@ def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
     (plan,) = plans("large-similar")
     rare = tuple(replace(each, label=3) for each in samples(2, first=900))
     common = tuple(each for each in samples(400) if each.label != 3)
-    shown, _ = race.within(replace(ground(), train=(*common, *rare)), plan, None, 4.0)
+    shown, _ = race.within(replace(ground(), train=(*common, *rare)), plan, None, 4.0, machine.ledger())
     counts = np.bincount([sample.label for sample in shown.train], minlength=CLASSES)
     assert counts.tolist() == [13, 13, 13, 1]
     assert len(set(shown.train)) == len(shown.train)
@@ -278,7 +328,7 @@ def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypat
     machine.right = {STAGES: rightly(60, 100), words(LAST): rightly(70, 100), words(LATE): rightly(80, 100)}
     machine.images_per_s = 1.0
     raced = plans("small-different")
-    race.race(ground(), raced, machine.frozen(), 1000.0, counted)
+    race.race(ground(), raced, machine.frozen(), 1000.0, counted, machine.ledger())
     tried = sum(name.startswith("try ") for name in counted.seconds)
     assert len(told) + tried == race.steps(raced) == 1 + 3 * (2 + 1)
 
