@@ -44,3 +44,8 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def printable(text: str) -> str:
+    """A text of which a terminal obeys nothing: names of files and labels may hold anything."""
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -29,6 +29,7 @@ def staged(target: Path, beside: Path) -> Iterator[Path]:
 
     Raises:
         TargetError: The target exists.
+        OSError: There is no room, or no right to write there; the error names the target.
     """
     refuse_existing(target)
     folder = beside / f".{target.name}-{uuid4().hex}"
@@ -38,6 +39,11 @@ def staged(target: Path, beside: Path) -> Iterator[Path]:
         refuse_existing(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
+    except OSError as error:
+        # A write that finds no room does not say where.
+        if error.filename is None:
+            error.filename = str(target)
+        raise
     # Whatever ends the block, Ctrl-C too; after the rename there is nothing left to remove.
     finally:
         shutil.rmtree(folder, ignore_errors=True)

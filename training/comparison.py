@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from export.command import printable
 from export.run import Geometry
 from export.score import Estimate
 from training.result import Data
@@ -115,12 +116,13 @@ class Comparison(_Frozen):
 
     def lines(self) -> tuple[str, ...]:
         """A table for a terminal, and what speaks against believing it."""
-        width = max(len(start.name) for start in self.starts)
+        width = max(len(printable(start.name)) for start in self.starts)
         said = [f"{'labels':>8}  {'start':<{width}}  {'best':>6}  {'test':>22}  arrived"]
         for cell in self.cells:
             best = max(point.accuracy for point in cell.curve)
             test = f"{cell.test.value:.1%} ({cell.test.low:.1%} to {cell.test.high:.1%})" if cell.test else ""
-            said.append(f"{cell.images:>8,}  {cell.start:<{width}}  {best:>6.1%}  {test:>22}  {self.arrival(cell)}")
+            start = printable(cell.start)
+            said.append(f"{cell.images:>8,}  {start:<{width}}  {best:>6.1%}  {test:>22}  {self.arrival(cell)}")
         return (*said, *self.warnings())
 
     def arrival(self, cell: Cell) -> str:
@@ -134,8 +136,8 @@ class Comparison(_Frozen):
     def warnings(self) -> tuple[str, ...]:
         """What speaks against believing the figures."""
         seen = [
-            f"{start.name} has learnt from {start.test_images_seen} of the test images, without their labels: it knows "
-            "them better than it will know others."
+            f"{printable(start.name)} has learnt from {start.test_images_seen} of the test images, without their "
+            "labels: it knows them better than it will know others."
             for start in self.starts
             if start.test_images_seen
         ]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from export import run
+from export.command import printable
 from export.errors import RunError
 from export.run import Run
 from training.result import METRICS, Result
@@ -99,6 +100,5 @@ def _measured(path: Path, described: Run) -> dict[str, list[str]]:
 
 
 def _some(labels: tuple[str, ...]) -> str:
-    # A label may hold anything, and a terminal obeys some of it.
-    shown = [label if label.isprintable() else repr(label)[1:-1] for label in labels[:_SHOWN]]
-    return ", ".join(label[:_LONGEST] for label in shown) + (", ..." if len(labels) > _SHOWN else "")
+    shown = ", ".join(printable(label)[:_LONGEST] for label in labels[:_SHOWN])
+    return shown + (", ..." if len(labels) > _SHOWN else "")

@@ -51,6 +51,13 @@ def compared(*cells: Cell, reach: float | None = None, seen: int | None = 0) -> 
     )
 
 
+def test_a_start_whose_name_a_terminal_would_obey_has_a_line_like_others() -> None:
+    found = compared(cell("init runs/a\nb\x1b[2J", 0.5, 0.9), seen=3)
+    _, line, warning, _ = found.lines()
+    assert "  init runs/a\\nb\\x1b[2J  " in line
+    assert warning.startswith("init runs/a\\nb\\x1b[2J has learnt from 3 of the test images")
+
+
 def test_arrived_is_nearly_the_best_of_any_start_with_as_many_labels() -> None:
     early, late = cell("pretrained", 0.7, 0.96, 1.0), cell("random", 0.5, 0.6, 0.94)
     few = cell("random", 0.2, 0.4, fraction=0.1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export import run, staging
+from export.command import printable
 from export.errors import DataError
 from export.progress import Steps
 from export.run import LOGITS, Backbone
@@ -59,9 +60,9 @@ class Drawn:
     def words(self) -> str:
         """A line for a terminal, which obeys some of what a name may hold."""
         if self.answer is None:
-            return _printable(self.path.name)
-        label = _printable(self.answer.label)
-        return f"{_printable(self.path.name)}: {label} {self.answer.probability:.1%}, seen on {self.answer.stage}"
+            return printable(self.path.name)
+        label = printable(self.answer.label)
+        return f"{printable(self.path.name)}: {label} {self.answer.probability:.1%}, seen on {self.answer.stage}"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,3 @@ def _answer(model: Served, pixels: NDArray[np.uint8]) -> tuple[int, float]:
     with torch.inference_mode():
         probabilities = softmax(model(torch.tensor(pixels)[None])[LOGITS].numpy())[0]
     return int(probabilities.argmax()), float(probabilities.max())
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)[1:-1]

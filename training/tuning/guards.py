@@ -133,6 +133,5 @@ class Guard:
     def _exploded(self, received: str, expected: str, step: int, rate: float) -> TuningError:
         return TuningError(
             f"Expected {expected} in step {step + 1} of {self._steps}. Received: {received}, at the learning rate "
-            f"{rate:.3g}. The training has come apart: lower the learning rate (a third of it is a good next try), "
-            "warm up for longer, or let a range test choose"
+            f"{rate:.3g}. The training has come apart: lower the learning rate; a third of it is a good next try"
         )

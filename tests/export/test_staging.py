@@ -1,0 +1,56 @@
+"""A folder is written whole or not at all, and whoever has no room for it is told for what."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from export import staging
+from export.errors import TargetError
+
+
+def test_it_is_there_when_all_of_it_is(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "one"
+    with staging.staged(target, beside=tmp_path / "runs") as draft:
+        (draft / "a.txt").write_text("whole")
+        assert draft.name.startswith(".one-")
+        assert not target.exists()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
+    assert (target / "a.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_whatever_comes_between_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), staging.staged(tmp_path / "one", beside=tmp_path):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "one"
+    with pytest.raises(TargetError, match=r"^Expected a folder that does not exist yet\. Received: .*/one, which does"):
+        make_meanwhile(target)
+    assert list(target.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def make_meanwhile(target: Path) -> None:
+    with staging.staged(target, beside=target.parent) as draft:
+        (draft / "a.txt").write_text("later")
+        target.mkdir()
+
+
+def test_who_has_no_room_is_told_for_what(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"too large: '.*/one'$"):
+            fill(tmp_path / "one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def fill(target: Path) -> None:
+    with staging.staged(target, beside=target.parent) as draft:
+        (draft / "a.bin").write_bytes(bytes(2000))
