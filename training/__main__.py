@@ -107,6 +107,14 @@ class Fit(_OfImages):
         "others are random crops. Each costs as much time as all images do.",
     )
 
+    cached_views: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Give each image so many looks for all epochs of a fine-tuning, instead of another one in each, "
+        "and keep what the frozen part of the backbone makes of them: an epoch costs only the part that trains.",
+    )
+
     def cli_cmd(self) -> None:
         """Make the run, then print how good it is and where it lies."""
         steps = Steps(9, Console(stderr=True))
@@ -115,7 +123,7 @@ class Fit(_OfImages):
             from training import fit  # noqa: PLC0415
             from training.dataset import Plan  # noqa: PLC0415
 
-        wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer")
+        wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "cached_views")
         changes = {name: value for name in wished if (value := getattr(self, name)) is not None}
         order = fit.Order(
             source=self.data,

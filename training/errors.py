@@ -6,6 +6,7 @@ TrainingError
 ├── CacheError       the cache cannot be read or written
 ├── HeadError        no head can be trained as it was asked for
 └── TuningError      fine-tuning cannot begin or go on as it was planned
+    ├── ExplodedError    the loss has become many times what it was, or no number
     └── CheckpointError  a checkpoint cannot be written, read, or belongs to another training
 """
 
@@ -32,6 +33,10 @@ class HeadError(TrainingError):
 
 class TuningError(TrainingError):
     """Fine-tuning cannot begin or go on as it was planned."""
+
+
+class ExplodedError(TuningError):
+    """The loss of a training has become many times what it was, or no number."""
 
 
 class CheckpointError(TuningError):

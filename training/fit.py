@@ -242,15 +242,18 @@ def _plans(
         plans = decision.plans
     else:
         plans = candidates(order.how.regime, len(data.splits["train"]), None, card.backbone, THRESHOLDS.far)
-    changed = (_changed(plan, order.how) for plan in plans)
+    changed = (_changed(plan, order.how, card.backbone.stages[0].name) for plan in plans)
     return decision, tuple(dict.fromkeys(changed))
 
 
-def _changed(plan: Candidate, how: How) -> Candidate:
+def _changed(plan: Candidate, how: How, first: str) -> Candidate:
     if plan.tuning is None:
         return plan
     # Not copied but made anew: what a person says is checked as the plan's own figures are.
     tuning = type(plan.tuning).model_validate({**plan.tuning.model_dump(), **how.changes})
+    if tuning.unfreeze_from == first:
+        # Of a plan that freezes nothing, which another one may race against, nothing can be kept.
+        tuning = tuning.model_copy(update={"cached_views": None})
     return plan.model_copy(update={"tuning": tuning, "augmentation": how.augmentation or plan.augmentation})
 
 

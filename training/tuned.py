@@ -25,7 +25,8 @@ from training.heads import LinearHead
 from training.parts import parts
 from training.served import Served
 from training.taps import TappedBackbone, pooled
-from training.tuning import augmentation, batches, devices, imbalance, loop, pace, pixels
+from training.tuning import activations, augmentation, batches, devices, imbalance, loop, pace, pixels
+from training.tuning.activations import CutFeed, Shown
 from training.tuning.batches import Augmented, Batch, Plain
 from training.tuning.crops import Crops
 from training.tuning.imbalance import Treatment
@@ -118,7 +119,7 @@ def fine_tune(
         ground: The images and the backbone.
         candidate: What is trained, and how.
         probed: The head to start from; None for a random one, which starts with a random backbone only.
-        steps: Tells of two steps.
+        steps: Tells of two steps, and of one more where what the frozen parts make is kept.
         tested: What a range test of the plan saw on a part of the images, which is not done again then.
 
     Returns:
@@ -134,18 +135,21 @@ def fine_tune(
     assert candidate.tuning is not None  # what trains nothing has no business here
     plan = candidate.tuning.model_copy(update={"seed": ground.seed})
     card, learner, head = _learner(ground, probed)
-    with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance:
+    # What the first process writes the others find.
+    first = devices.launched().rank_zero_first()
+    with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance, first:
         framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
         validation = _plain(ground.validation, ground, advance) if ground.validation else None
     treatment = imbalance.choose(_counts(ground))
-    feed = _feed(ground, candidate, plan, framed, treatment)
+    looks = _looks(ground, candidate, plan, framed, treatment)
+    feed = _kept(learner, looks, plan, ground, steps) if plan.cached_views else looks
     offset = torch.tensor(treatment.offsets) if any(treatment.offsets) else None
     if offset is not None:
         _take_off(learner, offset)
     named = _digest(ground, candidate, probed)
     lessons = Lessons(feed=feed, validation=validation, sha256=named, offset=offset)
     folder = ground.cache / _TRAININGS / named
-    with steps.step("fine-tune", plan.epochs * feed.order.steps) as advance:
+    with steps.step("fine-tune", plan.epochs * looks.order.steps) as advance:
         tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
     curves = (folder / METRICS).read_text(encoding="utf-8")
     return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves, folder)
@@ -234,7 +238,7 @@ def _counts(ground: Ground) -> list[float]:
     return [float(counts[column]) for column in range(ground.classes)]
 
 
-def _feed(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treatment: Treatment) -> Augmented:
+def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treatment: Treatment) -> Augmented:
     images = batches.images(ground.train, framed, treatment)
     return Augmented(
         data=images,
@@ -249,7 +253,22 @@ def _feed(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixel
         ),
         crops=Crops(ground.geometry, epochs=plan.epochs),
         seed=ground.seed,
+        views=plan.cached_views,
     )
+
+
+def _kept(learner: Learner, looks: Augmented, plan: Plan, ground: Ground, steps: Steps) -> CutFeed:
+    """What the frozen parts make of every look, from the cache or for it."""
+    assert plan.cached_views is not None  # or there is nothing to keep
+    model, fabric = learner.model, devices.launched()
+    fabric.to_device(model)
+    model.arrange(plan)
+    shown = Shown(looks, plan.cached_views, len(ground.train), looks.sha256)
+    steps.more(1)
+    images = plan.cached_views * len(ground.train)
+    with steps.step("keep what is frozen", images) as advance, fabric.rank_zero_first():
+        kept = activations.kept(model, shown, "fp32", ground.cache, advance)
+    return CutFeed(kept, model.cut().prefix, looks)
 
 
 def _plain(samples: Sequence[Sample], ground: Ground, advance: Advance) -> Plain:

@@ -1,5 +1,6 @@
 """A small backbone of timm with a card of its own, and the run that the real Lite0 gives."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,15 @@ from training.result import Features, HeadResult, Result
 
 def quiet(total: int) -> Steps:
     return Steps(total, Console(quiet=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models and matrices are fastest on one thread, by far where other tests run beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Simple ways to use the same features, and what the head does better than they."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,14 +9,6 @@ from torch import Tensor
 
 from training import baselines, fitting
 from training.fitting import Examples
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(images: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:

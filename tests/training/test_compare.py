@@ -1,13 +1,11 @@
 """Starts are compared on one schedule, with parts of the labels, and every cell is computed once."""
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from export.errors import TargetError
 from tests.training.conftest import quiet
@@ -22,14 +20,6 @@ from training.errors import BackboneError
 from training.pretraining.pretrain import pretrain
 
 LABELS = tuple(COLOURS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def order(source: Path, folder: Path, **changed: Any) -> Order:

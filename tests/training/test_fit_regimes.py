@@ -30,15 +30,6 @@ CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
 HEAD = {"head.linear.weight", "head.linear.bias"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Small models are fastest on one thread, most of all where other tests run beside them.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class Shop:
     """Where runs are made: images of three classes, and a cache that has the small backbone's graph."""
@@ -191,6 +182,20 @@ def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp
     assert way.tuning is not None
     assert way.tuning.plan.epochs == 1
     assert "augmentation strong" in way.overridden
+
+
+@pytest.mark.parametrize(("regime", "kept"), [("large-similar", 2), ("large-different", None)])
+def test_what_frozen_parts_make_is_kept_where_there_are_any(
+    shop: Shop, tmp_path: Path, regime: Regime, kept: int | None
+) -> None:
+    how = How(regime, {**CHANGES, "rate": 0.01, "cached_views": 2})
+    before = len(list((shop.folder / "cache").glob("cuts/*.npy")))
+    shop.make(regime, tmp_path / "out", how=how)
+    way = result(tmp_path / "out").way
+    assert way.tuning is not None
+    assert way.tuning.plan.cached_views == kept
+    assert "cached-views 2" in way.overridden
+    assert len(list((shop.folder / "cache").glob("cuts/*.npy"))) == before + (kept or 0)
 
 
 def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then(

@@ -1,6 +1,6 @@
 """Heads are chosen without a look at what is held out, and are as sure as they are right."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +14,6 @@ from training.errors import HeadError
 from training.fitting import Examples, Kind, temperature
 
 NAMES = ("ant", "bee", "cat")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # The matrices are small, and threads that spin beside another test are twenty times slower.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def blobs(images: int, classes: int, columns: int = 12, apart: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """The optimum is scikit-learn's, from any start and with any weights, and how the solver ended is said truthfully."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +13,6 @@ from training.logistic import Problem, Solution
 # Where the curvature is far under Böhning's bound a small gradient leaves some way to go, so what is compared number by
 # number is solved for further than a head needs.
 FINE = 1e-8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(rows: int, columns: int, classes: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """An MLP learns what no plane can divide, and by nothing but its seed."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,14 +7,6 @@ from torch import Tensor
 from training import fitting, mlp
 from training.fitting import Examples, Kind
 from training.mlp import Rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def xor(images: int, seed: int) -> Rows:

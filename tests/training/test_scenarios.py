@@ -1,6 +1,5 @@
 """One setting, `regime`, chooses between the two ways that tutorials begin with, from end to end."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +19,6 @@ from training.fit import How, Order, Trained
 
 # Nothing is measured that could come out otherwise.
 CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

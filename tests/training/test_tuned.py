@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from training.parts import parts
 from training.served import Served
 from training.taps import Taps
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import loop
+from training.tuning import activations, loop
 from training.tuning.plan import Plan
 
 LABELS = tuple(COLOURS)
@@ -42,15 +41,6 @@ SCRATCH = Candidate(
     augmentation="medium",
     tuning=PLAN.model_copy(update={"unfreeze_from": "c1", "rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Small models are fastest on one thread, most of all where other tests run beside them.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(folder: Path, images: int, first: int) -> tuple[Sample, ...]:
@@ -199,6 +189,25 @@ def test_neither_the_probe_nor_the_plan_is_changed(school: School, tmp_path: Pat
     # So that the next plan that starts from it is the same as if it had been the first.
     second = tuned.fine_tune(ground, PROBE, school.probed, quiet(2))
     assert changed(second, dict(first.module.state_dict())) == set()
+
+
+def test_what_the_frozen_parts_make_of_a_few_looks_is_computed_once(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PROBE.tuning is not None
+    plan = PROBE.model_copy(update={"tuning": PROBE.tuning.model_copy(update={"cached_views": 2, "epochs": 3})})
+    ground = school.with_cache(tmp_path / "cache")
+    found = tuned.fine_tune(ground, plan, school.probed, quiet(2))
+    tuned.forget(found)
+    assert len(list((ground.cache / "cuts").iterdir())) == 2
+    monkeypatch.setattr(activations, "_rows", None)  # whoever runs the frozen parts again fails
+    again = tuned.fine_tune(ground, plan, school.probed, quiet(2))
+    assert changed(again, dict(found.module.state_dict())) == set()
+    tuned.forget(again)
+    monkeypatch.setattr(tuned, "_kept", lambda _, looks, *__: looks)
+    without = tuned.fine_tune(ground, plan, school.probed, quiet(2)).module.state_dict()
+    for name, each in found.module.state_dict().items():
+        torch.testing.assert_close(each, without[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_random_start_trains_everything(school: School, tmp_path: Path) -> None:

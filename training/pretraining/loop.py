@@ -19,7 +19,7 @@ from training.errors import TuningError
 from training.freezing import digest
 from training.pretraining.batches import Views
 from training.pretraining.record import Epoch
-from training.tuning import devices, guards, optimizer, schedule
+from training.tuning import checkpoint, devices, guards, optimizer, schedule
 from training.tuning.checkpoint import Checkpoints, Facts, Position
 from training.tuning.guards import Guard
 from training.tuning.journal import METRICS, Journals
@@ -202,21 +202,18 @@ def _end_epoch(at: Position, seconds: float) -> dict[str, float]:
 
 def _remembered(training: _Training) -> dict[str, Tensor]:
     """Every tensor that the next steps depend on."""
-    groups = {
-        "module": training.module.state_dict(),
-        "optimizer": optimizer.tensors(training.descent, training.trained),
-    }
-    return {f"{group}/{name}": each for group, tensors in groups.items() for name, each in tensors.items()}
+    return checkpoint.together(
+        {
+            "module": training.module.state_dict(),
+            "optimizer": optimizer.tensors(training.descent, training.trained),
+        }
+    )
 
 
 def _restore(training: _Training, remembered: Mapping[str, Tensor]) -> None:
     """Make a training what it was when `_remembered` was asked."""
-    module, descent = (
-        {name.removeprefix(group): each for name, each in remembered.items() if name.startswith(group)}
-        for group in ("module/", "optimizer/")
-    )
-    training.module.load_state_dict(module)
-    optimizer.restore(training.descent, training.trained, descent)
+    training.module.load_state_dict(checkpoint.group(remembered, "module"))
+    optimizer.restore(training.descent, training.trained, checkpoint.group(remembered, "optimizer"))
 
 
 def _history(folder: Path) -> tuple[Epoch, ...]:

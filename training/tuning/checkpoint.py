@@ -102,6 +102,17 @@ class Position(BaseModel):
         self.step_of_epoch, self.loss_sum, self.weight_sum = 0, 0.0, 0.0
 
 
+def together(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of groups, by "group/name"."""
+    return {f"{group}/{name}": each for group, tensors in groups.items() for name, each in tensors.items()}
+
+
+def group(tensors: Mapping[str, Tensor], wanted: str) -> dict[str, Tensor]:
+    """Those of one group of what `together` gave, by their names."""
+    prefix = f"{wanted}/"
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
 class _Saved(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -186,6 +197,11 @@ class Checkpoints:
             _sync(self._folder)
         for old in before:
             shutil.rmtree(old, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove them all: the training begins anew."""
+        for each in self._found():
+            shutil.rmtree(each, ignore_errors=True)
 
     def _found(self) -> list[Path]:
         """The checkpoints, oldest first."""

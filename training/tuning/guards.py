@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.errors import FrozenError, TuningError
+from training.errors import ExplodedError, FrozenError, TuningError
 from training.freezing import digest
 from training.tuning.feed import CutBatch, Shown
 from training.tuning.loss import Objective
@@ -109,14 +109,14 @@ class Guard:
             rate: The learning rate.
 
         Raises:
-            TuningError: It is no number, or has become many times what it was.
+            ExplodedError: It is no number, or has become many times what it was.
         """
         limit = _EXPLODED * max(first, self._guessing)
         if not math.isfinite(loss) or smooth > limit:
             raise self._exploded(f"{loss:.4g}, {smooth:.4g} smoothed", f"at most {limit:.4g}", step, rate)
 
     def check_gradient(self, length: float, step: int, rate: float) -> None:
-        """Look at the length of a step's gradient; TuningError where it is no number."""
+        """Look at the length of a step's gradient; ExplodedError where it is no number."""
         if not math.isfinite(length):
             raise self._exploded(f"a gradient of length {length}", "a finite gradient", step, rate)
 
@@ -130,8 +130,8 @@ class Guard:
             )
         return ()
 
-    def _exploded(self, received: str, expected: str, step: int, rate: float) -> TuningError:
-        return TuningError(
+    def _exploded(self, received: str, expected: str, step: int, rate: float) -> ExplodedError:
+        return ExplodedError(
             f"Expected {expected} in step {step + 1} of {self._steps}. Received: {received}, at the learning rate "
             f"{rate:.3g}. The training has come apart: lower the learning rate; a third of it is a good next try"
         )

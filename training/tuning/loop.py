@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from export.progress import Advance
 from export.run import Recipe
-from training.errors import TuningError
+from training.errors import ExplodedError, TuningError
 from training.freezing import digest
-from training.tuning import devices, guards, optimizer, origin, rates, schedule, settings
+from training.tuning import checkpoint, devices, guards, optimizer, origin, rates, schedule, settings
 from training.tuning.activations import CutFeed
 from training.tuning.average import Average
 from training.tuning.checkpoint import Checkpoints, Facts, Position
@@ -31,6 +31,9 @@ from training.tuning.origin import Origins
 from training.tuning.plan import Plan
 from training.tuning.record import Epoch, RangeTest, Record, Settings, Tuned
 from training.tuning.validation import Score, Validation, score
+
+# How often less of a rate is tried where the loss has exploded.
+_LOWERED = 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def tune(
         The model of the epoch with the best validation score; that of the start where no epoch beat it.
 
     Raises:
-        TuningError: The plan breaks a rule, there is nothing to learn from, or the loss has exploded.
+        TuningError: The plan breaks a rule, there is nothing to learn from, or the loss has exploded: where a range
+            test chose the rate, even at a small part of it.
         FrozenError: A tensor that was frozen has changed.
         CheckpointError: A checkpoint cannot be written, or is of another training.
     """
@@ -124,37 +128,67 @@ def tune(
     kept = Checkpoints(folder, _facts(model, lessons, plan))
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with kept.held() if fabric.is_global_zero else nullcontext(), torch.random.fork_rng(devices=gpus):
-        training = _begin(learner, lessons, plan, fabric, kept.newest(), tested)
-        at = training.at
-        # Before the first process takes away the checkpoint that another one is still reading.
-        fabric.barrier()
-        journal: Journal = Journals(folder, at.step) if fabric.is_global_zero else Silent()
-        advance(at.step)
-        begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
-        try:
-            while at.epoch < plan.epochs and not at.stopped_early:
-                model.train()
-                if not at.step_of_epoch:
-                    at.epoch_from = time.monotonic() - begun_s
-                for batch in lessons.feed.epoch(at.epoch, at.step_of_epoch, fabric.global_rank, fabric.world_size):
-                    figures = _step(training, batch)
-                    journal.write(at.step, figures)
-                    advance(1)
-                    if fabric.is_global_zero and time.monotonic() - saved_s >= checkpoint_s:
-                        at.seconds = time.monotonic() - begun_s
-                        kept.write(at, _remembered(training))
-                        saved_s = time.monotonic()
-                seal.check(model.state_dict())
-                _end_epoch(training, lessons.validation, time.monotonic() - begun_s - at.epoch_from)
-                journal.write(at.step, _figures(at.history[-1]))
-                at.seconds = time.monotonic() - begun_s
-                if fabric.is_global_zero:
-                    kept.write(at, _remembered(training))
-        finally:
-            journal.close()
-        # No process goes on to what lies behind while the first one still writes.
-        fabric.barrier()
+        while True:
+            training = _begin(learner, lessons, plan, fabric, kept.newest(), tested)
+            # Before the first process takes away the checkpoint that another one is still reading.
+            fabric.barrier()
+            try:
+                _run(training, lessons, folder, kept, seal, advance, checkpoint_s)
+                break
+            except ExplodedError as error:
+                tested = _lowered(training, error)
+                kept.clear()  # there is one process
     return _tuned(training, notes)
+
+
+def _run(  # noqa: PLR0917
+    training: _Training,
+    lessons: Lessons,
+    folder: Path,
+    kept: Checkpoints,
+    seal: Seal,
+    advance: Advance,
+    checkpoint_s: float,
+) -> None:
+    """Take all steps from where a training is to its end."""
+    at, fabric, model = training.at, training.fabric, training.model
+    journal: Journal = Journals(folder, at.step) if fabric.is_global_zero else Silent()
+    advance(at.step)
+    begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
+    try:
+        while at.epoch < training.plan.epochs and not at.stopped_early:
+            model.train()
+            if not at.step_of_epoch:
+                at.epoch_from = time.monotonic() - begun_s
+            for batch in lessons.feed.epoch(at.epoch, at.step_of_epoch, fabric.global_rank, fabric.world_size):
+                figures = _step(training, batch)
+                journal.write(at.step, figures)
+                advance(1)
+                if fabric.is_global_zero and time.monotonic() - saved_s >= checkpoint_s:
+                    at.seconds = time.monotonic() - begun_s
+                    kept.write(at, _remembered(training))
+                    saved_s = time.monotonic()
+            seal.check(model.state_dict())
+            _end_epoch(training, lessons.validation, time.monotonic() - begun_s - at.epoch_from)
+            journal.write(at.step, _figures(at.history[-1]))
+            at.seconds = time.monotonic() - begun_s
+            if fabric.is_global_zero:
+                kept.write(at, _remembered(training))
+    finally:
+        journal.close()
+    # No process goes on to what lies behind while the first one still writes.
+    fabric.barrier()
+
+
+def _lowered(training: _Training, error: ExplodedError) -> RangeTest:
+    """Put everything back to the start and take less of the rate that a range test chose; any other is a person's."""
+    seen = training.at.settings.range_test
+    # A model that was wrapped for several processes cannot be wrapped again.
+    if seen is None or seen.lowered == _LOWERED or training.fabric.world_size > 1:
+        raise error
+    training.model.zero_grad()
+    _put(training.learnt, training.started)
+    return seen.model_copy(update={"chosen": seen.chosen / 3, "lowered": seen.lowered + 1})
 
 
 def warm_up(learner: Learner, lessons: Lessons, plan: Plan, folder: Path, advance: Advance) -> tuple[Learner, Tuned]:
@@ -326,6 +360,12 @@ def _tuned(training: _Training, notes: tuple[str, ...]) -> Tuned:
             f"(log loss {at.best_score.log_loss:.3f}), {at.start.accuracy:.1%} before ({at.start.log_loss:.3f}). The "
             "start was kept.",
         )
+    seen = at.settings.range_test
+    if seen and seen.lowered:
+        notes += (
+            f"At the rate that the range test named, {seen.chosen * 3**seen.lowered:.3g}, the loss exploded, and all "
+            f"began anew with less of it: {seen.chosen:.3g}.",
+        )
     _put(training.learnt, training.started if kept_start else training.best)
     model.eval()
     record = Record(
@@ -346,30 +386,27 @@ def _tuned(training: _Training, notes: tuple[str, ...]) -> Tuned:
 
 def _remembered(training: _Training) -> dict[str, Tensor]:
     """Every tensor that the next steps depend on, and those of the best epoch."""
-    groups = {
-        "learnt": training.learnt,
-        "optimizer": optimizer.tensors(training.descent, training.trained),
-        "average": training.average.tensors if training.average else {},
-        "best": training.best if training.at.best is not None else {},
-    }
-    return {f"{group}/{name}": each for group, tensors in groups.items() for name, each in tensors.items()}
+    return checkpoint.together(
+        {
+            "learnt": training.learnt,
+            "optimizer": optimizer.tensors(training.descent, training.trained),
+            "average": training.average.tensors if training.average else {},
+            "best": training.best if training.at.best is not None else {},
+        }
+    )
 
 
 def _restore(training: _Training, remembered: Mapping[str, Tensor]) -> None:
     """Make a training what it was when `_remembered` was asked."""
-
-    def group(wanted: str) -> dict[str, Tensor]:
-        prefix = f"{wanted}/"
-        return {name.removeprefix(prefix): each for name, each in remembered.items() if name.startswith(prefix)}
-
-    _put(training.learnt, group("learnt"))
-    optimizer.restore(training.descent.optimizer, training.trained, group("optimizer"))
+    _put(training.learnt, checkpoint.group(remembered, "learnt"))
+    optimizer.restore(training.descent.optimizer, training.trained, checkpoint.group(remembered, "optimizer"))
     if training.average:
         training.average.tensors = {
-            name: torch.empty_like(training.learnt[name]).copy_(each) for name, each in group("average").items()
+            name: torch.empty_like(training.learnt[name]).copy_(each)
+            for name, each in checkpoint.group(remembered, "average").items()
         }
     if training.at.best is not None:
-        training.best = group("best")
+        training.best = checkpoint.group(remembered, "best")
 
 
 def _facts(model: Tunable, lessons: Lessons, plan: Plan) -> Facts:

@@ -31,6 +31,8 @@ class Plan(BaseModel):
             takes the place of their weight decay.
         average: Which weights are kept: the last ones, their moving average, or the mean over the last steps.
         average_over: The fraction of all steps that an average looks back.
+        cached_views: How many looks an image has, of which what the frozen parts make is kept for all epochs; None for
+            another look in each epoch, of which nothing is kept.
         batch_norm: What the batch norms of trained parts go by: the statistics they came with, or each batch's.
         patience: After how many epochs without a better validation to stop; None for never.
         seed: Every random number follows from it, the epoch and the step.
@@ -55,6 +57,7 @@ class Plan(BaseModel):
     l2_sp: Annotated[float, Field(ge=0)] = 0.0
     average: Literal["none", "ema", "tail"] = "ema"
     average_over: Annotated[float, Field(gt=0, le=1)] = 0.1
+    cached_views: Annotated[int, Field(ge=1)] | None = None
     batch_norm: Literal["eval", "train"] = "eval"
     patience: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -41,7 +41,9 @@ class RangeTest(_Frozen):
         harmless: The rate at which the loss, having fallen, was again what it was before the first step; None where it
             never fell, or never rose again.
         diverged: The rate at which the loss had become many times the lowest; None where it never had.
-        chosen: The harmless one, at most a tenth of the diverged one.
+        chosen: The harmless one, at most a tenth of the diverged one; where the loss exploded at it, what was left of
+            it when it did not.
+        lowered: How often the loss exploded.
     """
 
     rates: tuple[float, ...]
@@ -49,6 +51,7 @@ class RangeTest(_Frozen):
     harmless: float | None
     diverged: float | None
     chosen: float
+    lowered: int = 0
 
 
 class Settings(_Frozen):

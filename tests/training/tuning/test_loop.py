@@ -24,12 +24,12 @@ from tests.training.tuning.teacher import (
     plan,
     tunable,
 )
-from training.errors import CheckpointError, FrozenError, TuningError
+from training.errors import CheckpointError, ExplodedError, FrozenError, TuningError
 from training.tuning import loop
 from training.tuning.batches import Batch
 from training.tuning.journal import METRICS
 from training.tuning.loop import Learner
-from training.tuning.record import Tuned
+from training.tuning.record import RangeTest, Tuned
 from training.tuning.validation import Labelled
 
 
@@ -242,6 +242,44 @@ def test_ten_times_the_original_comes_apart_where_a_tenth_of_it_learns(tmp_path:
     assert after("recipe/10") < knows.record.history[-1].loss
     with pytest.raises(TuningError, match="The training has come apart"):
         after(0.25)
+
+
+def test_a_rate_that_a_range_test_chose_too_high_is_lowered_and_all_begins_anew(tmp_path: Path) -> None:
+    knows = tuned(tmp_path / "start", epochs=4)
+    hard = {"rate": "range test", "unfreeze_from": "c1", "clip_norm": 100.0, "warm_up": 0.0, "epochs": 4}
+
+    def after(name: str, chosen: float, told: list[int] | None = None) -> Tuned:
+        given = learner()
+        given.model.load_state_dict(knows.state)
+        seen = RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=chosen)
+        heard = nothing if told is None else told.append
+        return loop.tune(given, lessons(), plan(**hard), tmp_path / name, heard, tested=seen, checkpoint_s=0.0)
+
+    found = after("high", 0.25)
+    seen = found.record.settings.range_test
+    assert seen is not None
+    assert seen.lowered > 0
+    assert found.record.settings.rate == seen.chosen == pytest.approx(0.25 / 3**seen.lowered)
+    assert found.record.notes[-1].startswith("At the rate that the range test named, 0.25, the loss exploded, and all")
+    # As if nothing had been tried before, on disk, too.
+    same = after("low", seen.chosen)
+    assert found.state.keys() == same.state.keys()
+    assert all(torch.equal(each, same.state[name]) for name, each in found.state.items())
+    steps = [line["step"] for line in map(json.loads, (tmp_path / "high" / METRICS).read_text().splitlines())]
+    assert steps == sorted(steps)
+    told: list[int] = []
+    again = after("high", 0.25, told)
+    assert (told, again.record.settings) == ([found.record.steps], found.record.settings)
+
+
+def test_what_comes_apart_at_every_rate_is_told(tmp_path: Path) -> None:
+    knows = tuned(tmp_path / "start", epochs=4)
+    given = learner()
+    given.model.load_state_dict(knows.state)
+    seen = RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=1e4)
+    hard = plan(rate="range test", unfreeze_from="c1", clip_norm=100.0, warm_up=0.0)
+    with pytest.raises(ExplodedError, match=r"at the learning rate 346\. The training has come apart"):
+        loop.tune(given, lessons(), hard, tmp_path / "high", nothing, tested=seen)
 
 
 def test_a_random_head_is_refused_over_a_pretrained_backbone(tmp_path: Path) -> None:
