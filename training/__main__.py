@@ -38,7 +38,10 @@ class _OfImages(BaseSettings):
         "table with the columns path and label, and optionally split, group and weight; or torchvision:NAME or "
         "huggingface:NAME, where a configuration may follow after a colon."
     )
-    backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
+    backbone: str = Field(
+        "auto",
+        description=f"{_BACKBONE} auto takes the one of those on this machine on which a linear layer does best.",
+    )
     weights: Path | None = Field(
         None, description="File of weights to take instead of the published ones: .safetensors, or .pth without code."
     )
@@ -185,9 +188,10 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
         # As above.
         from training.advice import advise, explain  # noqa: PLC0415
         from training.dataset import Plan  # noqa: PLC0415
+        from training.selection import Question  # noqa: PLC0415
 
     decision = advise.of(
-        advise.Question(
+        Question(
             source=asked.data,
             plan=Plan(asked.on_bad, asked.test_fraction, asked.seed),
             backbone=asked.backbone,
@@ -275,6 +279,7 @@ class Pretrain(BaseSettings):
 class Compare(_OfImages):
     """Train one backbone from published weights, from pretrainings and from random numbers, and draw their curves."""
 
+    backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
     out: Path = Field(description="Folder of what comes of it, which must not exist yet.")
     init: list[Path] = Field([], description="Folder that pretrain wrote; may be given several times.")
     pretrained: bool = Field(True, description="Compare the published weights, too.")

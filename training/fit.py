@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import labelled, program, run, score, staging
+from export import program, run, score, staging
 from export.labelled import Split
 from export.progress import Steps
 from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
-from training import backbones, baselines, dataset, features, freezing, published, race, report, tuned
+from training import backbones, baselines, features, freezing, published, race, report, selection, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, Regime, candidates
 from training.advice.decide import DECISION, THRESHOLDS, Decision
@@ -30,11 +30,11 @@ from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
-from training.named import find
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
 from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
+from training.selection import Opened, Question
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
@@ -80,7 +80,7 @@ class Order:
     Attributes:
         source: A folder or table of labelled images, or a name that `named.find.table` knows.
         plan: How they are checked and split.
-        backbone: The backbone's name.
+        backbone: The backbone's name, or "auto".
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         head: What reads the backbone.
@@ -101,6 +101,19 @@ class Order:
     out: Path
     how: How
 
+    def question(self) -> Question:
+        """Which images and which backbone are asked for."""
+        return Question(
+            source=self.source,
+            plan=self.plan,
+            backbone=self.backbone,
+            weights=self.how.weights,
+            download=self.how.download,
+            resize_px=self.resize_px,
+            crop_px=self.crop_px,
+            cache=self.cache,
+        )
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -116,12 +129,22 @@ class _Start:
     """What every way of training begins with; a random start has no features."""
 
     order: Order
-    data: Dataset
-    card: Card
-    geometry: CropGeometry
+    opened: Opened
     source: Source | None
     counts: Counts
     deadline_s: float
+
+    @property
+    def data(self) -> Dataset:
+        return self.opened.data
+
+    @property
+    def card(self) -> Card:
+        return self.opened.card
+
+    @property
+    def geometry(self) -> CropGeometry:
+        return self.opened.geometry
 
     @property
     def held_out(self) -> dict[Split, tuple[Sample, ...]]:
@@ -189,16 +212,12 @@ def fit(order: Order, steps: Steps) -> Trained:
     started_s = time.monotonic()
     staging.refuse_existing(order.out)
     random = order.how.regime == "scratch"
-    card = backbones.card(order.backbone)
-    card = card if random else backbones.ready(card, order.how.weights, order.how.download)
-    geometry = backbones.sized(card, order.resize_px, order.crop_px)
-    images = labelled.read(find.table(order.source, order.cache, order.how.download, steps))
-    with steps.step("check the images", len(images)) as advance:
-        data = dataset.prepare(images, order.source, order.plan, order.cache, advance)
-    source = None if random else _source(order, data, card, geometry, steps)
+    opened = selection.opened(order.question(), steps, random=random)
+    data, card = opened.data, opened.card
+    source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
-    start = _Start(order, data, card, geometry, source, counts, started_s + order.how.time_limit_s)
+    start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
     ledger = start.ledger(plans)
     raced, plan = _raced(start, plans, ledger, steps)
     made = _make(start, plan, raced.tested if raced else None, ledger, steps)
@@ -222,10 +241,10 @@ def deterministic() -> dict[str, object]:
     return {"precision": "fp32", "channels_last": False}
 
 
-def _source(order: Order, data: Dataset, card: Card, geometry: CropGeometry, steps: Steps) -> Source:
+def _source(order: Order, opened: Opened, steps: Steps) -> Source:
     with steps.step("load the backbone"):
-        extractor = features.extractor(card, geometry, order.cache)
-    shown = views(order.views)
+        extractor = features.extractor(opened.card, opened.geometry, order.cache)
+    shown, data = views(order.views), opened.data
     return Source(data.splits["train"], extractor, shown, data.data.labels, order.cache, order.plan.seed)
 
 
@@ -406,6 +425,7 @@ def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Can
         race=raced,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
+        selection=start.opened.selection,
         seen=_seen(start),
     )
 
@@ -423,6 +443,7 @@ def _overridden(order: Order, *, fine_tunes: bool) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
     how = order.how
     asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
+    asked |= {} if order.backbone == selection.AUTO else {"backbone": order.backbone}
     asked |= {} if how.weights is None else {"weights": how.weights}
     asked |= {} if order.head == "linear" else {"head": order.head}
     asked |= {"views": order.views} if order.views else {}

@@ -165,6 +165,35 @@ class Race(_Frozen):
     reason: str
 
 
+class Looked(_Frozen):
+    """A backbone that might have been used.
+
+    Attributes:
+        accuracy: Of a linear layer on its embedding, by cross-validation; None where it was not looked at.
+        refused: Why it was not; None where it was.
+    """
+
+    backbone: str
+    accuracy: float | None
+    refused: str | None
+
+
+class Selection(_Frozen):
+    """How the backbone was chosen.
+
+    Attributes:
+        images: How many training images were looked at; 0 where there was no choice.
+        looked: Those that were looked at, smallest first, and then those that could not be.
+        chosen: Which it was.
+        reason: Why, in words.
+    """
+
+    images: int
+    looked: tuple[Looked, ...]
+    chosen: str
+    reason: str
+
+
 class Way(_Frozen):
     """How the backbone was used, and why.
 
@@ -178,6 +207,7 @@ class Way(_Frozen):
         race: The plans that were tried; None where there was one alone.
         imbalance: How unequal classes were treated in fine-tuning; None where nothing was fine-tuned, like the next.
         tuning: How the fine-tuning went.
+        selection: How the backbone was chosen; None where a person did.
         seen: How many held-out images the backbone had learnt from before, without labels: of a `--init` that is known.
     """
 
@@ -190,6 +220,7 @@ class Way(_Frozen):
     race: Race | None
     imbalance: str | None
     tuning: Record | None
+    selection: Selection | None = None
     seen: int = 0
 
     def seen_words(self) -> str:
@@ -235,6 +266,8 @@ class Result(_Frozen):
         lines = [f"{self.way.regime}: trained {self.way.trains}"]
         if self.way.images < (there := sum(self.data.images["train"])):
             lines.append(f"it learnt from {self.way.images} of {there} images, for which --time-limit-min had room")
+        if self.way.selection and self.way.selection.images:
+            lines.append(self.way.selection.reason)
         if self.way.race:
             lines.append(self.way.race.reason)
         lines += [self._line(split) for split in self.scores]

@@ -95,7 +95,13 @@ def test_with_many_similar_images_the_late_half_is_trained(shop: Shop, tmp_path:
     way = written.way
     assert (way.regime, way.trains) == ("large-similar", "the head and the backbone from c4 on")
     assert (way.advised, way.race, way.reasons) == (None, None, ())
-    assert way.overridden == ("regime large-similar", "epochs 1", "precision fp32", "channels-last False")
+    assert way.overridden == (
+        "regime large-similar",
+        "backbone small",
+        "epochs 1",
+        "precision fp32",
+        "channels-last False",
+    )
     assert way.tuning is not None
     assert way.tuning.plan.epochs == 1
     assert way.imbalance is not None

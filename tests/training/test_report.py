@@ -37,8 +37,10 @@ from training.result import (
     HeadResult,
     Heat,
     Leak,
+    Looked,
     Race,
     Result,
+    Selection,
     Trial,
     Way,
 )
@@ -598,3 +600,19 @@ def test_chromium_shows_it_without_a_complaint(training: Training, tmp_path: Pat
     assert {tag for tag, *_ in found["sizes"]} >= {"IMG", "svg", "TABLE", "SPAN", "DIV"}
     assert [each for each in found["sizes"] if each[0] != "TABLE" and min(each[1:]) < 5] == []
     assert found["overflow"] <= 0
+
+
+def test_a_backbone_that_nobody_named_is_told_with_those_that_it_was_chosen_from(training: Training) -> None:
+    looked = (
+        Looked(backbone="<b>small</b>", accuracy=0.912, refused=None),
+        Looked(backbone="large", accuracy=0.915, refused=None),
+        Looked(backbone="picky", accuracy=None, refused="Expected a crop of 512 pixels. Received: 64."),
+    )
+    selection = Selection(images=100, looked=looked, chosen="<b>small</b>", reason="it is as good and smaller")
+    result = training.result()
+    told = result.model_copy(update={"way": result.way.model_copy(update={"selection": selection})})
+    page = training.page(told)
+    assert "It is as good and smaller. 100 training images were looked at" in page.words
+    assert "<b>small</b> 91.2 % chosen large 91.5 % picky" in page.words
+    assert "Expected a crop of 512 pixels. Received: 64." in page.words
+    assert "<b>small</b>" not in training.html(told)

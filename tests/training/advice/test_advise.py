@@ -14,12 +14,12 @@ from export import labelled
 from tests.training.conftest import quiet
 from training import backbones, dataset, features
 from training.advice import advise, subset
-from training.advice.advise import Question
 from training.advice.decide import Decision
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError, HeadError
 from training.features import Extractor
+from training.selection import Question
 
 COLOURS = {"ant": (220, 60, 40), "bee": (40, 200, 60), "cat": (40, 60, 220)}
 
