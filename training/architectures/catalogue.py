@@ -39,6 +39,8 @@ _RESNET_RECIPE = Recipe(
 _VGG_RECIPE = _RESNET_RECIPE.model_copy(
     update={"source": f"arXiv:1409.1556, section 3.1; {_REFERENCES}", "learning_rate_per_256": 0.01}
 )
+# With batch norm the default rate of torchvision's references was not too high for it.
+_VGG_BN_RECIPE = _RESNET_RECIPE.model_copy(update={"source": f"arXiv:1409.1556, section 3.1; {_REFERENCES}"})
 _ALEXNET_RECIPE = _VGG_RECIPE.model_copy(update={"source": f"arXiv:1404.5997; {_REFERENCES}"})
 _GOOGLENET_RECIPE = Recipe(
     source="arXiv:1409.4842, section 6, which does not tell the rate; that of AlexNet is assumed",
@@ -296,9 +298,9 @@ def _resnet(depth: int, widening: int) -> Card:
     return _of_torchvision(f"resnet{depth}", f"resnet{depth}", stages, _RESNET_RECIPE)
 
 
-def _vgg(name: str, pools: Sequence[int]) -> Card:
+def _vgg(name: str, pools: Sequence[int], recipe: Recipe = _VGG_RECIPE) -> Card:
     stages = _strided(2, (64, 128, 256, 512, 512), " ".join(f"features.{pool}" for pool in pools))
-    return _of_torchvision(name, name, stages, _VGG_RECIPE)
+    return _of_torchvision(name, name, stages, recipe)
 
 
 def _mobile(name: str, model: str, channels: Sequence[int], ends: Sequence[int], recipe: Recipe) -> Card:
@@ -339,9 +341,9 @@ LISTED: Mapping[str, Card] = {
         _googlenet(),
         *(_resnet(depth, widening) for depth, widening in ((18, 1), (34, 1), (50, 4), (101, 4), (152, 4))),
         _vgg("vgg16", (4, 9, 16, 23, 30)),
-        _vgg("vgg16_bn", (6, 13, 23, 33, 43)),
+        _vgg("vgg16_bn", (6, 13, 23, 33, 43), _VGG_BN_RECIPE),
         _vgg("vgg19", (4, 9, 18, 27, 36)),
-        _vgg("vgg19_bn", (6, 13, 26, 39, 52)),
+        _vgg("vgg19_bn", (6, 13, 26, 39, 52), _VGG_BN_RECIPE),
         _EFFICIENTNET_LITE0,
         _lite(1, (16, 24, 40, 112, 320)),
         _lite(2, (16, 24, 48, 120, 352)),

@@ -80,6 +80,7 @@ def test_the_cards_of_lite_agree_with_timm(number: int) -> None:
     [
         ("resnet18", CropGeometry(256, 224, 224, BILINEAR), 0.485, 0.1),
         ("vgg16", CropGeometry(256, 224, 224, BILINEAR), 0.485, 0.01),
+        ("vgg16_bn", CropGeometry(256, 224, 224, BILINEAR), 0.485, 0.1),
         ("alexnet", CropGeometry(256, 224, 224, BILINEAR), 0.485, 0.01),
         ("googlenet", CropGeometry(256, 224, 224, BILINEAR), 0.5, 0.01),
         ("efficientnet_b0", CropGeometry(256, 224, 224, BICUBIC), 0.485, 0.016),
