@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +13,14 @@ def refuse_existing(target: Path) -> None:
     """Raise TargetError where `target` exists: asked before hours of work, and again when it ends."""
     if target.exists():
         raise TargetError(f"Expected a folder that does not exist yet. Received: {target}, which does.")
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, so that nobody ever finds a part of it by its name."""
+    gone = folder.with_name(f".{folder.name}-{uuid4().hex}")
+    with suppress(OSError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -41,7 +49,7 @@ def staged(target: Path, beside: Path) -> Iterator[Path]:
         folder.rename(target)
     except OSError as error:
         # A write that finds no room does not say where.
-        if error.filename is None:
+        if error.errno is not None and error.filename is None:
             error.filename = str(target)
         raise
     # Whatever ends the block, Ctrl-C too; after the rename there is nothing left to remove.

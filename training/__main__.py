@@ -1,5 +1,6 @@
 """vertebra-train: flags and environment to a command, and what came of it to a person; trains nothing itself."""
 
+import math
 import os
 import shlex
 import sys
@@ -120,7 +121,9 @@ class Fit(_OfImages):
 
     def cli_cmd(self) -> None:
         """Make the run, then print how good it is and where it lies."""
-        steps = Steps(9, Console(stderr=True))
+        # Of the processes that torchrun started one speaks for all.
+        first = os.environ.get("RANK", "0") == "0"
+        steps = Steps(9, Console(stderr=True, quiet=not first))
         with steps.step(_LOAD):
             # As above.
             from training import fit  # noqa: PLC0415
@@ -148,8 +151,10 @@ class Fit(_OfImages):
                 download=self.download,
             ),
         )
-        print("\n".join(fit.fit(order, steps).result.summary()))
-        print(f"Wrote {self.out}, look at {self.out / 'report.html'}. {_export(self.out)}")
+        made = fit.fit(order, steps)
+        if first:
+            print("\n".join(made.result.summary()))
+            print(f"Wrote {self.out}, look at {self.out / 'report.html'}. {_export(self.out)}")
 
 
 def _begun(asked: Fit) -> Path | None:
@@ -188,7 +193,7 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
         # As above.
         from training.advice import advise, explain  # noqa: PLC0415
         from training.dataset import Plan  # noqa: PLC0415
-        from training.selection import Question  # noqa: PLC0415
+        from training.opening import Question  # noqa: PLC0415
 
     decision = advise.of(
         Question(
@@ -200,6 +205,8 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
             resize_px=asked.resize_px,
             crop_px=asked.crop_px,
             cache=asked.cache,
+            regime="auto",
+            limit_s=math.inf,
         ),
         steps,
     )

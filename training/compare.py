@@ -27,11 +27,13 @@ from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
 from training.dataset import Dataset, Plan, Sample
+from training.errors import TuningError
 from training.named import find
 from training.pretraining import record
 from training.source import Source
 from training.store import write
 from training.tuned import FineTuned, Ground, Probed
+from training.tuning import devices
 from training.tuning import plan as tuning
 from training.views import PLAIN
 
@@ -122,9 +124,11 @@ def compare(order: Order, steps: Steps) -> Comparison:
         DataError: The images are not what they must be.
         HeadError: No head can be trained on them.
         TargetError: The folder exists.
-        TuningError: The schedule cannot be followed.
+        TuningError: The schedule cannot be followed, or there are several processes.
     """
     staging.refuse_existing(order.out)
+    if (processes := devices.launched().world_size) > 1:
+        raise TuningError(f"Expected one process to compare in. Received: {processes}.")
     cards = _cards(order)
     geometry = backbones.sized(backbones.card(order.backbone), order.resize_px, order.crop_px)
     images = labelled.read(find.table(order.source, order.cache, order.download, steps))

@@ -53,8 +53,9 @@ class Cell(_Frozen):
         fraction: The part of the training images whose labels were used.
         images: How many these were.
         epochs: How often each was shown.
-        rate: The highest learning rate, as the range test found it.
-        head_minutes: What the head that it began with took, features that were not in the cache included.
+        rate: The highest learning rate, as the range test found it, or less of it where the loss exploded.
+        head_minutes: What the head that it began with took, features that were not in the cache included: less than it
+            would have taken where the comparison was interrupted before.
         curve: Validation, epoch by epoch.
         kept: The epoch whose weights were kept: the best on validation.
         test: The accuracy of these on the test images; None where there are none.

@@ -19,7 +19,7 @@ from export.labelled import Split
 from export.progress import Steps
 from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
-from training import backbones, baselines, features, freezing, published, race, report, selection, tuned
+from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, Regime, candidates
 from training.advice.decide import DECISION, THRESHOLDS, Decision
@@ -30,14 +30,15 @@ from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
+from training.opening import Opened, Question
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
 from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
-from training.selection import Opened, Question
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
+from training.tuning import cut, devices
 from training.tuning.record import RangeTest
 from training.views import views
 
@@ -48,6 +49,8 @@ _BACKBONE = "backbone."  # as Served has it
 # What a fine-tuning may take of the time that is left; the rest is for testing it and writing it down.
 _SPENT = 0.85
 _DECIDED = "decided"
+# Raised when what was decided before is no use any more.
+_LEDGER = 1
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Order:
             resize_px=self.resize_px,
             crop_px=self.crop_px,
             cache=self.cache,
+            regime=self.how.regime,
+            limit_s=self.how.time_limit_s,
         )
 
 
@@ -167,10 +172,13 @@ class _Start:
 
     def ledger(self, plans: Sequence[Candidate]) -> Ledger:
         """Where the same order of the same plans and images finds what it has decided before."""
-        order = self.order
+        order, backbone = self.order, self.card.backbone
+        facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, self.geometry)
         asked = (order.how.time_limit_s, order.how.turns, order.head, order.views, order.plan.seed)
-        facts = (self.data.data.sha256, self.card.backbone.weights_sha256, self.geometry, *asked)
-        named = hashlib.sha256(repr(facts).encode())
+        named = hashlib.sha256(repr((facts, asked)).encode())
+        for split, samples in sorted(self.data.splits.items()):
+            for each in samples:
+                named.update(each.sha256 + f"{split} {each.label} {each.weight} {each.group}".encode())
         for plan in plans:
             named.update(plan.model_dump_json().encode())
         return Ledger(order.cache / _DECIDED / f"{named.hexdigest()}.json")
@@ -212,10 +220,13 @@ def fit(order: Order, steps: Steps) -> Trained:
     started_s = time.monotonic()
     staging.refuse_existing(order.out)
     random = order.how.regime == "scratch"
-    opened = selection.opened(order.question(), steps, random=random)
+    opened = opening.opened(order.question(), steps)
     data, card = opened.data, opened.card
     source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
+    if any(plan.tuning and plan.tuning.cached_views for plan in plans):
+        # Before the features of all images are computed, which may take long.
+        cut.check(backbones.build(card.backbone.architecture, 0))
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
     ledger = start.ledger(plans)
@@ -380,7 +391,9 @@ def _write(  # noqa: PLR0917
         kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page}
         kept |= {DECISION: decision.text()} if decision else {}
         kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
-        run.write(order.out, described, model, kept)
+        # All processes come to the same, and one of them writes it.
+        if devices.launched().is_global_zero:
+            run.write(order.out, described, model, kept)
     return Trained(described, result, made.tested)
 
 
@@ -421,7 +434,7 @@ def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Can
         images=made.images,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start.order, fine_tunes=raced is not None or plan.tuning is not None),
+        overridden=_overridden(start.order, plan, fine_tunes=raced is not None or plan.tuning is not None),
         race=raced,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
@@ -439,17 +452,19 @@ def _seen(start: _Start) -> int:
     return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
-def _overridden(order: Order, *, fine_tunes: bool) -> tuple[str, ...]:
+def _overridden(order: Order, plan: Candidate, *, fine_tunes: bool) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
     how = order.how
     asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
-    asked |= {} if order.backbone == selection.AUTO else {"backbone": order.backbone}
+    asked |= {} if order.backbone == opening.AUTO else {"backbone": order.backbone}
     asked |= {} if how.weights is None else {"weights": how.weights}
     asked |= {} if order.head == "linear" else {"head": order.head}
     asked |= {"views": order.views} if order.views else {}
     if fine_tunes:
         asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
-        asked |= how.changes
+        # A plan that freezes nothing has nothing to cache.
+        nothing = plan.tuning is not None and plan.tuning.cached_views is None
+        asked |= {name: each for name, each in how.changes.items() if name != "cached_views" or not nothing}
     told = tuple(f"{name.replace('_', '-')} {value}" for name, value in asked.items())
     return (*told, "turns") if how.turns and fine_tunes else told
 

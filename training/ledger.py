@@ -55,7 +55,8 @@ class Ledger:
 
     def forget(self) -> None:
         """Remove it, when what was decided has been done."""
-        self._file.unlink(missing_ok=True)
+        if self._fabric.is_global_zero:
+            self._file.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -18,10 +18,11 @@ from export.progress import Steps
 from training import splits, tuned
 from training.advice.candidates import Candidate
 from training.dataset import Sample
+from training.errors import ExplodedError
 from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
-from training.tuned import Ground, Probed
+from training.tuned import FineTuned, Ground, Probed
 from training.tuning import range_test
 from training.tuning.plan import Plan
 from training.tuning.record import RangeTest
@@ -119,7 +120,18 @@ def race(  # noqa: PLR0917
             started_s = time.monotonic()
             with told.step(f"try {plan.words()}"):
                 right = frozen.right(frozen.fit(plan, learnt), asked)
-            heats.append(_heat(place, plan, 1, len(learnt), right, time.monotonic() - started_s))
+            heats.append(
+                Heat(
+                    plan=place,
+                    regime=plan.regime,
+                    trains=plan.words(),
+                    round=1,
+                    images=len(learnt),
+                    epochs=0,
+                    accuracy=float(right.mean()),
+                    seconds=round(time.monotonic() - started_s, 1),
+                )
+            )
             runners[place] = _Runner(plan, right)
     left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
     probes: dict[tuple[str, ...], Probed] = {}
@@ -138,7 +150,11 @@ def race(  # noqa: PLR0917
             if place in runners and runners[place].is_whole:
                 continue
             trial = _Trial(short, plans[place], place, number, part * limit_s / len(left), tested.get(place))
-            tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told))
+            done: list[FineTuned] = []
+            tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told, done))
+            # Only when it is known what came of it.
+            for made in done:
+                tuned.forget(made)
             heats.append(tried.heat)
             tested[place] = tried.tested
             runners[place] = _Runner(plans[place], np.array(tried.right), tried.is_whole)
@@ -222,26 +238,45 @@ class _Trial:
         return f"plan {self.place} in round {self.round}"
 
 
-def _try(
+def _try(  # noqa: PLR0917
     trial: _Trial,
     head: Callable[[Candidate], Probed | None],
     asked: tuple[Sample, ...],
     ledger: Ledger,
     told: Steps,
+    done: list[FineTuned],
 ) -> _Tried:
     started_s = time.monotonic()
     probed = head(trial.plan)
     ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name, tested=trial.tested)
-    made = tuned.fine_tune(ground, plan, probed, told, trial.tested)
-    found = tuned.answers(made.module, ground, asked, told)
-    right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
-    tuned.forget(made)
-    return _Tried(
-        heat=_heat(trial.place, plan, trial.round, len(ground.train), right, time.monotonic() - started_s),
-        right=tuple(right.tolist()),
-        tested=made.tuned.record.settings.range_test,
-        is_whole=plan == trial.plan and ground.train == trial.ground.train,
+    right, tested, note = np.zeros(len(asked), bool), trial.tested, None
+    try:
+        made = tuned.fine_tune(ground, plan, probed, told, trial.tested)
+    except ExplodedError:
+        # It has lost; what the others can do is not less for it.
+        note = "the loss exploded"
+    else:
+        done.append(made)
+        found = tuned.answers(made.module, ground, asked, told)
+        right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
+        tested = made.tuned.record.settings.range_test
+        if tested and tested.lowered:
+            note = f"the loss exploded until the rate was {tested.chosen:.3g}"
+            # What comes after it begins with the lower rate.
+            tested = tested.model_copy(update={"lowered": 0})
+    heat = Heat(
+        plan=trial.place,
+        regime=plan.regime,
+        trains=plan.words(),
+        round=trial.round,
+        images=len(ground.train),
+        epochs=plan.tuning.epochs if plan.tuning else 0,
+        accuracy=float(right.mean()),
+        seconds=round(time.monotonic() - started_s, 1),
+        note=note,
     )
+    whole = plan == trial.plan and ground.train == trial.ground.train
+    return _Tried(heat=heat, right=tuple(right.tolist()), tested=tested, is_whole=whole)
 
 
 def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
@@ -252,21 +287,6 @@ def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
     part = count / len(samples)
     chosen = [place for places in by_class.values() for place in places[: max(1, round(part * len(places)))]]
     return tuple(samples[place] for place in sorted(chosen))
-
-
-def _heat(  # noqa: PLR0917
-    place: int, plan: Candidate, number: int, images: int, right: NDArray[np.bool_], seconds: float
-) -> Heat:
-    return Heat(
-        plan=place,
-        regime=plan.regime,
-        trains=plan.words(),
-        round=number,
-        images=images,
-        epochs=plan.tuning.epochs if plan.tuning else 0,
-        accuracy=float(right.mean()),
-        seconds=round(seconds, 1),
-    )
 
 
 def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
@@ -280,7 +300,7 @@ def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
     won, first = runners[place], runners[best]
     said = f"{won.plan.words()} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
     if place == best:
-        return place, f"{said}, more than anything else that was tried"
+        return place, f"{said}, and nothing else that was tried more"
     return place, (
         f"{said}; the best, {first.plan.words()}, {first.right.mean():.1%}, which is within one standard error "
         f"({error:.1%}) and dearer"

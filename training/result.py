@@ -133,8 +133,9 @@ class Heat(_Frozen):
         round: From 1.
         images: How many images it learnt from.
         epochs: How often it was shown each; 0 where a head was fitted to features.
-        accuracy: On the validation images.
+        accuracy: On the validation images; 0 where the training came apart.
         seconds: What it took.
+        note: What went wrong in it; None where nothing did.
     """
 
     plan: int
@@ -145,6 +146,7 @@ class Heat(_Frozen):
     epochs: int
     accuracy: float
     seconds: float
+    note: str | None = None
 
 
 class Race(_Frozen):

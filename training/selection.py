@@ -1,81 +1,64 @@
-"""Opens images and the backbone that is to see them: the one that was asked for, or the best of those that are here.
+"""Chooses a backbone among those whose weights are here, by a linear layer on what each makes of some training images.
 
-That is told by a linear layer on what each makes of some training images; no image that is held out is looked at.
+Trains none of them, and never sees an image that is held out.
 """
 
+import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from export import labelled
+from export.errors import Disagreement
 from export.progress import Steps
 from export.run import EMBEDDING
 from service.bundle import CropGeometry
-from training import backbones, dataset, features, fitting
+from training import backbones, features, fitting, rows
 from training.advice import probes, subset
 from training.advice.accuracy import gain
 from training.advice.probes import Known, Probed
 from training.backbones import Card
-from training.dataset import Dataset, Plan, Sample
+from training.dataset import Dataset, Sample
 from training.errors import BackboneError
 from training.features import Extractor
-from training.named import find
-from training.pretraining import record
+from training.ledger import Ledger
 from training.result import Looked, Selection
 from training.views import PLAIN
 
-AUTO = "auto"
-# Where there is nothing to go by: images that nothing pretrained is to see.
+# Where there is nothing to go by: images that nothing pretrained is to see, and machines on which nothing is.
 USUAL = "efficientnet_lite0"
-# As many tell apart what is worth telling apart, and a large backbone sees them in a minute or two.
+# About so many images tell apart what is worth telling apart.
 _MOST = 500
+# Of the time that there is for everything, after this part no other backbone is begun with.
+_PART = 0.1
 _SEED = 0
 _CHOICE = 2
+_LATE = "there was no time for it"
+# Raised when the same facts come to give another choice.
+_REVISION = 1
 
 
 @dataclass(frozen=True)
-class Question:
-    """Which images, and which backbone, are asked for.
+class Wanted:
+    """What a backbone has to be.
 
     Attributes:
-        source: A folder or table of labelled images, or a name that `named.find.table` knows.
-        plan: How they are checked and split.
-        backbone: The backbone's name, or "auto".
-        weights: A file of weights to take instead of the published ones.
-        download: Whether weights and a data set may be fetched.
         resize_px: What the shorter side becomes; None for the backbone's own.
         crop_px: The side of the square that is cut out; None for the backbone's own.
         cache: The folder of what is computed once.
+        knows_the_labels: Whether it must have been published with the classes of the images.
+        limit_s: How long everything may take, in seconds.
     """
 
-    source: Path
-    plan: Plan
-    backbone: str
-    weights: Path | None
-    download: bool
     resize_px: int | None
     crop_px: int | None
     cache: Path
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Images, and the backbone that sees them.
-
-    Attributes:
-        data: The images.
-        card: The backbone; ready, unless it starts from random numbers.
-        selection: How it was chosen; None where a person did.
-        geometry: How it sees them.
-    """
-
-    data: Dataset
-    card: Card
-    selection: Selection | None
-    geometry: CropGeometry
+    knows_the_labels: bool
+    limit_s: float
 
 
 @dataclass(frozen=True)
@@ -87,76 +70,50 @@ class _Able:
     file_bytes: int
 
 
-def opened(question: Question, steps: Steps, *, random: bool = False) -> Opened:
-    """Check images, and find the backbone.
+@dataclass(frozen=True)
+class _Asked:
+    """The images that are looked at, and what is said of them."""
+
+    samples: tuple[Sample, ...]
+    known: Known
+
+
+def select(data: Dataset, wanted: Wanted, steps: Steps) -> Selection:
+    """Choose one of the listed backbones whose published weights are on this machine.
 
     Args:
-        question: Which.
-        steps: Tells of one step, and of one more for each backbone where there is a choice.
-        random: Whether the backbone needs no weights.
+        data: The images, of which some of those to learn from are looked at where there is a choice.
+        wanted: What the backbone has to be.
+        steps: Tells of one step more for each.
 
     Returns:
-        Both. A backbone that was chosen is the smallest of those that luck cannot tell from the best.
+        The one chosen, and how: the smallest of those that luck cannot tell from the best; the usual one where there is
+        none. For the same images and backbones it is remembered.
 
     Raises:
-        BackboneError: There is no such backbone, its weights are not there or not what its card says, or nobody knows
-            of which backbone they are; or it cannot see such a crop.
+        BackboneError: None of those that are here can be used.
         CacheError: The cache cannot be read or written.
-        DataError: The images are not what they must be.
-        HeadError: There is a choice, and a class has fewer than two images that may be divided.
+        DataError: A file is gone or was changed since it was checked.
+        HeadError: A class has fewer than two images that may be divided.
     """
-    card = _random(question) if random else _named(question)
-    if card:
-        # Before images are looked at, which may take long.
-        backbones.sized(card, question.resize_px, question.crop_px)
-    images = labelled.read(find.table(question.source, question.cache, question.download, steps))
-    with steps.step("check the images", len(images)) as advance:
-        data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
-    selected = None
-    if card is None:
-        card, selected = _select(data, question, steps)
-    return Opened(data, card, selected, backbones.sized(card, question.resize_px, question.crop_px))
-
-
-def _random(question: Question) -> Card:
-    return backbones.card(USUAL if question.backbone == AUTO else question.backbone)
-
-
-def _named(question: Question) -> Card | None:
-    """What a person asked for; None where that is anything."""
-    name, weights = question.backbone, question.weights
-    if name == AUTO and weights is None:
-        return None
-    if name == AUTO:
-        made = record.of(weights) if weights else None
-        if made is None:
-            raise BackboneError(f"Expected --backbone, the name of what {weights} holds weights of. Received: auto.")
-        name = made.backbone
-    return backbones.ready(backbones.card(name), weights, question.download)
-
-
-def _select(data: Dataset, question: Question, steps: Steps) -> tuple[Card, Selection]:
-    able, refused = _able(question)
+    able, refused = _able(wanted, data.data.labels)
+    if not able and refused:
+        said = "; ".join(f"{each.backbone}: {each.refused}" for each in refused)
+        raise BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
+    if not able:
+        reason = f"{USUAL} is what to begin with where no weights are on the machine"
+        return Selection(images=0, looked=(), chosen=USUAL, reason=reason)
     if len(able) < _CHOICE:
-        card = able[0].card if able else backbones.ready(backbones.card(USUAL), download=question.download)
-        name = card.backbone.name
-        only = "the only backbone that is on this machine and sees such a crop" if able else "what is fetched to begin"
-        return card, Selection(images=0, looked=refused, chosen=name, reason=f"{name} is {only}")
-    samples = subset.choose(data.splits["train"], _MOST)
-    known = _known(samples, data)
-    steps.more(len(able))
-    probed = [_probe(each, samples, known, question.cache, steps) for each in able]
-    chosen, reason = _winner(able, probed, known)
-    looked = tuple(
-        Looked(backbone=each.card.backbone.name, accuracy=found.probe.accuracy.value, refused=None)
-        for each, found in zip(able, probed, strict=True)
-    )
-    steps.say(f"Backbone: {reason}.")
-    name = chosen.backbone.name
-    return chosen, Selection(images=len(samples), looked=(*looked, *refused), chosen=name, reason=reason)
+        name = able[0].card.backbone.name
+        reason = f"{name} is the only backbone on this machine that can be used"
+        return Selection(images=0, looked=refused, chosen=name, reason=reason)
+    ledger = Ledger(wanted.cache / "selections" / f"{_digest(data, able, wanted)}.json")
+    found = ledger.once("backbone", Selection, partial(_look, data, able, refused, wanted, steps))
+    steps.say(f"Backbone: {found.reason}.")
+    return found
 
 
-def _able(question: Question) -> tuple[list[_Able], tuple[Looked, ...]]:
+def _able(wanted: Wanted, labels: tuple[str, ...]) -> tuple[list[_Able], tuple[Looked, ...]]:
     """Those that are here, smallest first, and those of them that cannot be used."""
     able, refused = [], []
     for name, found in backbones.available().items():
@@ -164,12 +121,51 @@ def _able(question: Question) -> tuple[list[_Able], tuple[Looked, ...]]:
             continue
         try:
             card = backbones.ready(backbones.card(name))
-            geometry = backbones.sized(card, question.resize_px, question.crop_px)
+            geometry = backbones.sized(card, wanted.resize_px, wanted.crop_px)
+            if wanted.knows_the_labels and len(rows.reused_rows(labels, card.labels())) < len(labels):
+                raise BackboneError("it was not published with all of these classes")
         except BackboneError as error:
             refused.append(Looked(backbone=name, accuracy=None, refused=str(error)))
         else:
             able.append(_Able(card, geometry, found.stat().st_size))
     return sorted(able, key=lambda each: (each.file_bytes, each.card.backbone.name)), tuple(refused)
+
+
+def _digest(data: Dataset, able: Sequence[_Able], wanted: Wanted) -> str:
+    """Names all that a choice follows from but the clock."""
+    of = [(each.card.backbone.name, each.card.backbone.weights_sha256, each.geometry) for each in able]
+    return hashlib.sha256(repr((_REVISION, data.data.sha256, of, wanted.limit_s)).encode()).hexdigest()
+
+
+def _look(data: Dataset, able: Sequence[_Able], refused: tuple[Looked, ...], wanted: Wanted, steps: Steps) -> Selection:
+    samples = subset.choose(data.splits["train"], _MOST)
+    asked = _Asked(samples, _known(samples, data))
+    steps.more(len(able))
+    started_s = time.monotonic()
+    compared: list[tuple[_Able, Probed]] = []
+    others: list[Looked] = []
+    for each in able:
+        name = each.card.backbone.name
+        with steps.step(f"look with {name}", len(samples)) as advance:
+            if compared and time.monotonic() - started_s > _PART * wanted.limit_s:
+                others.append(Looked(backbone=name, accuracy=None, refused=_LATE))
+                continue
+            try:
+                extractor = features.extractor(each.card, each.geometry, wanted.cache)
+                features.extract(samples, (PLAIN,), extractor, wanted.cache, advance)
+                compared.append((each, _probe(asked, extractor, wanted.cache)))
+            # Nobody has asked for this one.
+            except (BackboneError, Disagreement) as error:
+                others.append(Looked(backbone=name, accuracy=None, refused=str(error)))
+    if not compared:
+        said = "; ".join(f"{each.backbone}: {each.refused}" for each in others)
+        raise BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
+    chosen, reason = _winner(compared, asked.known)
+    looked = tuple(
+        Looked(backbone=each.card.backbone.name, accuracy=found.probe.accuracy.value, refused=None)
+        for each, found in compared
+    )
+    return Selection(images=len(samples), looked=(*looked, *others, *refused), chosen=chosen, reason=reason)
 
 
 def _known(samples: Sequence[Sample], data: Dataset) -> Known:
@@ -179,28 +175,26 @@ def _known(samples: Sequence[Sample], data: Dataset) -> Known:
     return Known(labels, weights, folds, len(data.data.labels))
 
 
-def _probe(each: _Able, samples: Sequence[Sample], known: Known, cache: Path, steps: Steps) -> Probed:
-    with steps.step(f"look with {each.card.backbone.name}", len(samples)) as advance:
-        extractor = features.extractor(each.card, each.geometry, cache)
-        features.extract(samples, (PLAIN,), extractor, cache, advance)
-        return probes.probe(EMBEDDING, None, _embedding(samples, extractor, cache), known)
+def _probe(asked: _Asked, extractor: Extractor, cache: Path) -> Probed:
+    embedding: Tensor = torch.from_numpy(features.rows(asked.samples, PLAIN, extractor, cache, (EMBEDDING,))[EMBEDDING])
+    return probes.probe(EMBEDDING, None, embedding, asked.known)
 
 
-def _embedding(samples: Sequence[Sample], extractor: Extractor, cache: Path) -> Tensor:
-    return torch.from_numpy(features.rows(samples, PLAIN, extractor, cache, (EMBEDDING,))[EMBEDDING])
-
-
-def _winner(able: Sequence[_Able], probed: Sequence[Probed], known: Known) -> tuple[Card, str]:
-    """The smallest that is no more than one standard error of the difference behind the best."""
-    best = max(range(len(able)), key=lambda place: probed[place].probe.accuracy.value)
-    behind = [gain(probed[best].right, each.right, known.weights) for each in probed]
-    place = next(place for place, each in enumerate(behind) if place == best or each.value <= each.error)
-    won, first = able[place].card, able[best].card
-    accuracy = probed[place].probe.accuracy.value
-    said = f"a linear layer on {won.backbone.name} answers {accuracy:.1%} of {len(known.labels)} training images right"
-    if place == best:
-        return won, f"{said} when it has not learnt from them, more than on any other backbone that is here"
-    return won, (
-        f"{said} when it has not learnt from them; on {first.backbone.name} {probed[best].probe.accuracy.value:.1%}, "
-        f"which is within one standard error ({behind[place].error:.1%}), and it is larger"
+def _winner(compared: Sequence[tuple[_Able, Probed]], known: Known) -> tuple[str, str]:
+    """The smallest that is no more than one standard error of the difference behind the best, and why."""
+    best, most = max(compared, key=lambda each: each[1].probe.accuracy.value)
+    for won, found in compared:
+        behind = gain(most.right, found.right, known.weights)
+        if won is best or behind.value <= behind.error:
+            break
+    name = won.card.backbone.name
+    said = (
+        f"a linear layer on {name} answers {found.probe.accuracy.value:.1%} of {len(known.labels)} training images "
+        "right when it has not learnt from them"
+    )
+    if won is best:
+        return name, f"{said}, and on no other backbone that is here more"
+    return name, (
+        f"{said}; on {best.card.backbone.name} {most.probe.accuracy.value:.1%}, which is within one standard error "
+        f"({behind.error:.1%}), and it is larger"
     )

@@ -200,7 +200,8 @@ def write(path: Path, data: bytes) -> None:
 
 def _why(folder: Path, needed: int, error: OSError) -> str:
     if error.errno in _NO_ROOM:
-        free = shutil.disk_usage(folder).free
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        free = shutil.disk_usage(there).free
         return (
             f"Expected room for {needed} bytes more in the cache {folder}. Received: {error.strerror}, {free} bytes "
             "free. Make room or choose another folder for the cache; what is in it already will not be made again"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export import staging
 from export.progress import Advance, Steps
 from export.run import EMBEDDING, LOGITS, Head, geometry_message
 from service.bundle import CropGeometry
@@ -142,7 +142,9 @@ def fine_tune(
         validation = _plain(ground.validation, ground, advance) if ground.validation else None
     treatment = imbalance.choose(_counts(ground))
     looks = _looks(ground, candidate, plan, framed, treatment)
-    feed = _kept(learner, looks, plan, ground, steps) if plan.cached_views else looks
+    # Where each look is seen once, nothing is gained by keeping what is made of it.
+    pays = plan.cached_views is not None and plan.epochs > plan.cached_views
+    feed = _kept(learner, looks, plan, ground, steps) if pays else looks
     offset = torch.tensor(treatment.offsets) if any(treatment.offsets) else None
     if offset is not None:
         _take_off(learner, offset)
@@ -157,7 +159,11 @@ def fine_tune(
 
 def forget(made: FineTuned) -> None:
     """Remove the checkpoints of a training, when what came of it is safe: until then it need not be done again."""
-    shutil.rmtree(made.folder, ignore_errors=True)
+    fabric = devices.launched()
+    # Others may still be reading the curves.
+    fabric.barrier()
+    if fabric.is_global_zero:
+        staging.remove(made.folder)
 
 
 def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) -> float:

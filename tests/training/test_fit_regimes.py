@@ -194,14 +194,21 @@ def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp
 def test_what_frozen_parts_make_is_kept_where_there_are_any(
     shop: Shop, tmp_path: Path, regime: Regime, kept: int | None
 ) -> None:
-    how = How(regime, {**CHANGES, "rate": 0.01, "cached_views": 2})
+    how = How(regime, {**CHANGES, "epochs": 3, "rate": 0.01, "cached_views": 2})
     before = len(list((shop.folder / "cache").glob("cuts/*.npy")))
     shop.make(regime, tmp_path / "out", how=how)
     way = result(tmp_path / "out").way
     assert way.tuning is not None
     assert way.tuning.plan.cached_views == kept
-    assert "cached-views 2" in way.overridden
+    assert ("cached-views 2" in way.overridden) == (kept is not None)
     assert len(list((shop.folder / "cache").glob("cuts/*.npy"))) == before + (kept or 0)
+
+
+def test_nothing_is_kept_of_looks_that_do_not_come_again(shop: Shop, tmp_path: Path) -> None:
+    how = How("large-similar", {**CHANGES, "epochs": 2, "rate": 0.02, "cached_views": 2})
+    before = len(list((shop.folder / "cache").glob("cuts/*.npy")))
+    shop.make("large-similar", tmp_path / "out", how=how)
+    assert len(list((shop.folder / "cache").glob("cuts/*.npy"))) == before
 
 
 def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then(

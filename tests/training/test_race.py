@@ -18,6 +18,7 @@ from tests.training.conftest import quiet
 from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
 from training.dataset import Sample
+from training.errors import ExplodedError
 from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Race
@@ -251,6 +252,44 @@ def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine
         assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
 
 
+def test_a_plan_that_comes_apart_has_lost_and_the_others_race_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.right = {HEAD: rightly(60, 100), words(LATE): rightly(90, 100), words("c1"): rightly(95, 100)}
+
+    def tune(shown: Ground, plan: Candidate, *others: Any) -> _Made:
+        if plan.words() == words("c1"):
+            raise ExplodedError("Expected at most 3. Received: nan.")
+        return machine.fine_tune(shown, plan, *others)
+
+    monkeypatch.setattr(tuned, "fine_tune", tune)
+    found = run(machine, plans("small-similar", "large-similar", "large-different"), ground())
+    assert found.chosen == 1
+    assert [(heat.accuracy, heat.note) for heat in found.heats] == [
+        (0.6, None),
+        (0.9, None),
+        (0.0, "the loss exploded"),
+    ]
+
+
+def test_what_is_raced_at_a_lower_rate_is_trained_at_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.right = {HEAD: rightly(60, 100), words(LATE): rightly(90, 100)}
+    lower = saw(0.01).model_copy(update={"lowered": 2})
+    answered = machine.fine_tune
+
+    def tune(*asked: Any) -> _Made:
+        made = answered(*asked)
+        made.tuned.record.settings.range_test = lower
+        return made
+
+    monkeypatch.setattr(tuned, "fine_tune", tune)
+    raced = plans("small-similar", "large-similar")
+    found = race.race(ground(), raced, machine.frozen(), 1000.0, quiet(99), machine.ledger())
+    # What follows has its own tries.
+    assert found.tested == saw(0.01)
+    assert found.race.heats[1].note == "the loss exploded until the rate was 0.01"
+
+
 def test_a_rate_is_found_once_for_each_plan(machine: Machine) -> None:
     machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
     machine.images_per_s = 1.0
@@ -340,7 +379,7 @@ def test_a_random_start_begins_with_no_head(machine: Machine) -> None:
     assert found.heats[1].trains == everything
     assert len(machine.learnt) == 2  # the head that is raced, and the fine-tuning
     assert found.chosen == 1
-    assert found.reason.endswith("more than anything else that was tried")
+    assert found.reason.endswith("and nothing else that was tried more")
 
 
 @pytest.mark.parametrize("rare", [1, 2])

@@ -1,22 +1,25 @@
 """The backbone that is used is the one asked for, or the smallest of those here that luck cannot tell from the best."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from export.errors import Disagreement
 from service.bundle import sha256_of
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw_classes
-from training import backbones, selection
+from training import backbones, features, opening, selection
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError
+from training.opening import Question
 from training.pretraining.pretrain import Order, pretrain
-from training.selection import Question
 
 Cards = dict[str, Card]
 
@@ -30,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def question(folder: Path) -> Question:
-    return Question(folder / "data", Plan(), selection.AUTO, None, False, None, None, folder / "cache")
+    return Question(folder / "data", Plan(), opening.AUTO, None, False, None, None, folder / "cache", "auto", math.inf)
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_the_one_that_tells_the_classes_apart_is_taken(
     question: Question, small: Card, tmp_path: Path, registered: Callable[..., None]
 ) -> None:
     registered(blind(small, tmp_path), small, absent(small))
-    opened = selection.opened(question, quiet(3))
+    opened = opening.opened(question, quiet(3))
     found = opened.selection
     assert found is not None
     assert (opened.card.backbone.name, found.chosen) == ("small", "small")
@@ -77,7 +80,57 @@ def test_the_one_that_tells_the_classes_apart_is_taken(
     assert accuracies["blind"] is not None
     assert accuracies["small"] > 0.8
     assert accuracies["blind"] < 0.5
-    assert "more than on any other backbone that is here" in found.reason
+    assert found.reason.endswith("and on no other backbone that is here more")
+
+
+def test_it_is_chosen_once_for_the_same_images(
+    question: Question, small: Card, tmp_path: Path, registered: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(blind(small, tmp_path), small)
+    first = opening.opened(replace(question, cache=tmp_path / "cache"), quiet(3)).selection
+    monkeypatch.setattr(features, "extractor", None)  # whoever looks again fails
+    assert opening.opened(replace(question, cache=tmp_path / "cache"), quiet(3)).selection == first
+
+
+def test_after_its_part_of_the_time_no_other_is_begun_with(
+    question: Question, small: Card, tmp_path: Path, registered: Callable[..., None]
+) -> None:
+    registered(blind(small, tmp_path), small)
+    found = opening.opened(replace(question, limit_s=0.0), quiet(3)).selection
+    assert found is not None
+    assert [(each.backbone, each.refused) for each in found.looked] == [
+        ("blind", None),
+        ("small", "there was no time for it"),
+    ]
+    assert found.chosen == "blind"
+
+
+def test_one_that_cannot_be_run_is_no_choice_and_said(
+    question: Question, small: Card, tmp_path: Path, registered: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(broken := blind(small, tmp_path), small)
+    extractor = features.extractor
+
+    def picky(card: Card, *others: Any) -> Any:
+        if card.backbone.name == broken.backbone.name:
+            raise Disagreement("Expected the same answers. Received: others.")
+        return extractor(card, *others)
+
+    monkeypatch.setattr(features, "extractor", picky)
+    found = opening.opened(replace(question, cache=tmp_path / "cache"), quiet(3)).selection
+    assert found is not None
+    assert found.chosen == "small"
+    assert [each.refused for each in found.looked] == [None, "Expected the same answers. Received: others."]
+
+
+def test_where_none_that_is_here_can_be_used_it_says_why(
+    question: Question, small: Card, registered: Callable[..., None]
+) -> None:
+    registered(small, called(small, "other"))
+    asked = replace(question, regime="as-is")
+    why = "it was not published with all of these classes"
+    with pytest.raises(BackboneError, match=rf"can be used\. Received: small: {why}; other: {why}$"):
+        opening.opened(asked, quiet(3))
 
 
 def test_of_equals_the_smaller_is_taken(
@@ -88,7 +141,7 @@ def test_of_equals_the_smaller_is_taken(
     update = {"name": "larger", "weights_sha256": sha256_of(path)}
     larger = replace(small, backbone=small.backbone.model_copy(update=update), weights=lambda: path)
     registered(larger, small)
-    found = selection.opened(question, quiet(3)).selection
+    found = opening.opened(question, quiet(3)).selection
     assert found is not None
     assert [each.backbone for each in found.looked] == ["small", "larger"]
     assert found.looked[0].accuracy == found.looked[1].accuracy
@@ -99,14 +152,14 @@ def test_what_cannot_see_such_a_crop_is_no_choice_and_said(
     question: Question, small: Card, registered: Callable[..., None]
 ) -> None:
     registered(replace(called(small, "large"), sizes=replace(small.seen(), smallest_px=512)), small)
-    opened = selection.opened(replace(question, crop_px=64, resize_px=72), quiet(3))
+    opened = opening.opened(replace(question, crop_px=64, resize_px=72), quiet(3))
     found = opened.selection
     assert found is not None
     assert (found.chosen, found.images) == ("small", 0)
     assert [each.backbone for each in found.looked] == ["large"]
     assert found.looked[0].refused is not None
     assert found.looked[0].refused.startswith("Expected a crop of 512 to ")
-    assert found.reason == "small is the only backbone that is on this machine and sees such a crop"
+    assert found.reason == "small is the only backbone on this machine that can be used"
 
 
 def test_where_none_is_here_the_usual_one_says_how_to_get_it(
@@ -114,25 +167,25 @@ def test_where_none_is_here_the_usual_one_says_how_to_get_it(
 ) -> None:
     registered(called(absent(small), selection.USUAL))
     with pytest.raises(BackboneError, match=r"^Expected absent\.pth\. Received: nothing there\. Fetch it"):
-        selection.opened(question, quiet(3))
+        opening.opened(question, quiet(3))
 
 
 def test_where_it_may_be_fetched_it_is(question: Question, small: Card, registered: Callable[..., None]) -> None:
     registered(replace(called(absent(small), selection.USUAL), download=small.weights))
-    found = selection.opened(replace(question, download=True), quiet(3)).selection
+    found = opening.opened(replace(question, download=True), quiet(3)).selection
     assert found is not None
-    assert found.reason == f"{selection.USUAL} is what is fetched to begin"
+    assert found.reason == f"{selection.USUAL} is what to begin with where no weights are on the machine"
 
 
 def test_what_was_asked_for_is_not_chosen(question: Question, small: Card, registered: Callable[..., None]) -> None:
     registered(small, called(small, "other"))
-    opened = selection.opened(replace(question, backbone="other"), quiet(3))
+    opened = opening.opened(replace(question, backbone="other"), quiet(3))
     assert (opened.card.backbone.name, opened.selection) == ("other", None)
 
 
 def test_a_random_start_takes_the_usual_one(question: Question, small: Card, registered: Callable[..., None]) -> None:
     registered(small, called(absent(small), selection.USUAL))
-    opened = selection.opened(question, quiet(3), random=True)
+    opened = opening.opened(replace(question, regime="scratch"), quiet(3))
     assert (opened.card.backbone.name, opened.selection) == (selection.USUAL, None)
 
 
@@ -141,7 +194,7 @@ def test_a_file_of_weights_must_be_said_to_be_of_a_backbone(
 ) -> None:
     registered(small)
     with pytest.raises(BackboneError, match=r"^Expected --backbone, .* holds weights of\. Received: auto"):
-        selection.opened(replace(question, weights=small.weights()), quiet(3))
+        opening.opened(replace(question, weights=small.weights()), quiet(3))
 
 
 def test_a_pretraining_says_it_by_itself(
@@ -172,6 +225,6 @@ def test_a_pretraining_says_it_by_itself(
         ),
         quiet(5),
     )
-    opened = selection.opened(replace(question, weights=tmp_path / "pre" / "backbone.safetensors"), quiet(3))
+    opened = opening.opened(replace(question, weights=tmp_path / "pre" / "backbone.safetensors"), quiet(3))
     assert opened.card.backbone.name == "small"
     assert opened.card.backbone.source.startswith("self-pretrained by autoencoder")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from export.progress import Steps
-from training import features, selection
+from training import features, opening
 from training.advice.decide import Decision, decide
 from training.advice.gather import gather
 from training.backbones import Card
 from training.dataset import Dataset
 from training.features import Extractor
-from training.selection import Question
+from training.opening import Question
 
 STEPS = 3  # of `advise`
 
@@ -31,7 +31,7 @@ def of(question: Question, steps: Steps) -> Decision:
         Disagreement: The engine does not answer as torch does.
         HeadError: A class has fewer than two images that may be divided.
     """
-    opened = selection.opened(question, steps)
+    opened = opening.opened(question, steps)
     with steps.step("load the backbone"):
         extractor = features.extractor(opened.card, opened.geometry, question.cache)
     return advise(opened.data, extractor, opened.card, question.cache, steps)

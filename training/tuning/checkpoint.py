@@ -149,7 +149,8 @@ class Checkpoints:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise CheckpointError(
-                    f"Expected a folder that no other training writes its checkpoints to. Received: {self._folder}."
+                    f"Expected a folder that no other training writes its checkpoints to. Received: {self._folder}. "
+                    "The same is being trained by another process: run this again when it has ended"
                 ) from error
             for draft in self._folder.glob(".checkpoint-*"):
                 shutil.rmtree(draft, ignore_errors=True)
@@ -196,12 +197,12 @@ class Checkpoints:
                 _write(draft / _TRAINING, saved.model_dump_json(indent=2).encode())
             _sync(self._folder)
         for old in before:
-            shutil.rmtree(old, ignore_errors=True)
+            staging.remove(old)
 
     def clear(self) -> None:
         """Remove them all: the training begins anew."""
         for each in self._found():
-            shutil.rmtree(each, ignore_errors=True)
+            staging.remove(each)
 
     def _found(self) -> list[Path]:
         """The checkpoints, oldest first."""

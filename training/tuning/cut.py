@@ -11,8 +11,10 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torchvision import models
 
 from export.run import EMBEDDING, Backbone, Probe, Stage
+from training.architectures import building
 from training.errors import TuningError
 from training.taps import pooled, watched
 
@@ -56,7 +58,9 @@ class Cut:
             `[N, D]` by name.
         """
         features, taps = _run(module, self.suffix, x, self.taps_after)
-        return {**taps, EMBEDDING: module.forward_head(features, pre_logits=True)}
+        whole = building.of_timm(module)
+        embedding = module.forward_head(features, pre_logits=True) if whole else _embedding(module, features)
+        return {**taps, EMBEDDING: embedding}
 
 
 def find(module: nn.Module, trained: Collection[str], card: Backbone, reads: Collection[str]) -> Cut:
@@ -90,13 +94,22 @@ def find(module: nn.Module, trained: Collection[str], card: Backbone, reads: Col
     )
 
 
+def check(module: nn.Module) -> None:
+    """Refuse what `find` cannot divide, wherever it were to be; TuningError."""
+    _order(module)
+
+
 def _places(card: Backbone) -> tuple[Stage | Probe, ...]:
     return (*card.stages, *card.probes)
 
 
 def _order(module: nn.Module) -> tuple[str, ...]:
-    """The modules that make the last map, as timm's forward_features calls them one after the other."""
+    """The modules that make the last map, as they are called one after the other."""
     match module:
+        case models.ResNet():
+            return ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        case models.AlexNet() | models.EfficientNet() | models.MobileNetV2() | models.MobileNetV3() | models.VGG():
+            return tuple(f"features.{index}" for index in range(len(module.features)))
         case EfficientNet():
             return ("conv_stem", "bn1", *_blocks(module), "conv_head", "bn2")
         case MobileNetV3():
@@ -105,13 +118,25 @@ def _order(module: nn.Module) -> tuple[str, ...]:
             return ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
         case _:
             raise TuningError(
-                "Expected a backbone that runs its modules one after the other: an EfficientNet, a MobileNetV3 or a "
-                f"ResNet. Received: {type(module).__name__}, which cannot be divided. It can be trained as a whole"
+                "Expected a backbone that runs its modules one after the other: an AlexNet, an EfficientNet, a "
+                f"MobileNet, a ResNet or a VGG. Received: {type(module).__name__}, which cannot be divided: train it "
+                "without keeping what a part of it makes"
             )
 
 
 def _blocks(module: Any) -> tuple[str, ...]:
     return tuple(f"blocks.{index}" for index in range(len(module.blocks)))
+
+
+def _embedding(module: Any, features: Tensor) -> Tensor:
+    """What the classifier of a module of torchvision reads, of its last map."""
+    pool = module.avgpool if hasattr(module, "avgpool") else nn.AdaptiveAvgPool2d(1)  # MobileNetV2 calls a function
+    x: Tensor = pool(features).flatten(1)
+    before, _, place = building.classifier(module).rpartition(".")
+    # A ResNet's classifier reads the mean itself; before that of the others there are more layers.
+    for layer in list(module.get_submodule(before))[: int(place)] if before else []:
+        x = layer(x)
+    return x
 
 
 def _within(name: str, place: str) -> bool:

@@ -138,6 +138,7 @@ def tune(
             except ExplodedError as error:
                 tested = _lowered(training, error)
                 kept.clear()  # there is one process
+                advance(-training.at.step)
     return _tuned(training, notes)
 
 

@@ -1,6 +1,7 @@
 """From images on a disk to a decision, through the real engine and a small backbone."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError, HeadError
 from training.features import Extractor
-from training.selection import Question
+from training.opening import Question
 
 COLOURS = {"ant": (220, 60, 40), "bee": (40, 200, 60), "cat": (40, 60, 220)}
 
@@ -66,7 +67,7 @@ def test_the_same_images_give_the_same_file_wherever_they_lie(advised: Callable[
 
 def test_the_question_of_a_person_is_answered_from_a_folder(registered: Card, cache: Path, tmp_path: Path) -> None:
     folder = draw(tmp_path / "images", 6)
-    question = Question(folder, Plan(), registered.backbone.name, None, False, None, None, cache)
+    question = Question(folder, Plan(), registered.backbone.name, None, False, None, None, cache, "auto", math.inf)
     decision = advise.of(question, quiet(5))
     assert decision.evidence.backbone == "small"
     assert decision.evidence.size.images == 15  # one of each class is held out

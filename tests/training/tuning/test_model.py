@@ -157,6 +157,21 @@ def test_other_architectures_in_two_halves(architecture: str) -> None:
     torch.testing.assert_close(model(*model.before_cut(PIXELS)), model(PIXELS), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "mobilenetv3_small", "efficientnet_b0", "alexnet"])
+@pytest.mark.parametrize("place", [-2, None])
+def test_those_of_torchvision_in_two_halves(name: str, place: int | None) -> None:
+    listed = backbones.card(name)
+    module, _ = backbones.parted(backbones.build(listed.backbone.architecture, 5))
+    backbone = TappedBackbone(module, listed.backbone, listed.scaling)
+    pixels = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    backbone.eval()
+    head = heads.LinearHead(("embedding",), backbone(pixels)["embedding"].shape[1], 3)
+    model = Tunable(backbone, head, ("embedding",), listed.backbone, parts(module, listed.backbone))
+    model.arrange(plan(unfreeze_from=None if place is None else listed.backbone.stages[place].name))
+    model.eval()
+    torch.testing.assert_close(model(*model.before_cut(pixels)), model(pixels), rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_divided_says_so() -> None:
     module, _ = backbones.parted(backbones.build("vit_tiny_patch16_224", 5))
     card = CARD.model_copy(update={"architecture": "vit_tiny_patch16_224", "stages": ()})
