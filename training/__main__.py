@@ -89,6 +89,11 @@ class Fit(_OfImages):
     )
     batch_size: int | None = Field(None, description="Images a step of fine-tuning.")
     optimizer: Literal["sgd", "adamw"] | None = Field(None, description="sgd has a momentum of 0.9, after Nesterov.")
+    batch_norm: Literal["eval", "train"] | None = Field(
+        None,
+        description="What the batch norms of trained parts go by: eval the statistics that they came with, train those "
+        "of each batch.",
+    )
     augmentation: Literal["none", "light", "medium", "strong"] | None = Field(
         None, description="How far fine-tuning changes images. Without it: as far as the regime asks for."
     )
@@ -129,7 +134,7 @@ class Fit(_OfImages):
             from training import fit  # noqa: PLC0415
             from training.dataset import Plan  # noqa: PLC0415
 
-        wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "cached_views")
+        wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "batch_norm", "cached_views")
         changes = {name: value for name in wished if (value := getattr(self, name)) is not None}
         order = fit.Order(
             source=self.data,
