@@ -29,11 +29,7 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     try:
         CliApp.run(program)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        flag = str(first["loc"][-1]).replace("_", "-")
-        missing = first["type"] == "missing"
-        what = f"Expected --{flag}. Received: none. See --help" if missing else f"--{flag}: {first['msg']}"
-        sys.stderr.write(f"{name}: error: {what}\n")
+        sys.stderr.write(f"{name}: error: {_wrong(error)}\n")
         return FAILED
     except (expected, ExportError, VertebraError, OSError) as error:
         sys.stderr.write(f"{name}: error: {error}\n")
@@ -44,6 +40,18 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _wrong(error: ValidationError) -> str:
+    """What is wrong with the first flag that is."""
+    errors = error.errors(include_url=False)
+    # Behind its name stands, where a flag may be one of several kinds, which of them it was not.
+    name = next(str(each) for each in reversed(errors[0]["loc"]) if str(each).isidentifier())
+    flag = name.replace("_", "-")
+    if errors[0]["type"] == "missing":
+        return f"Expected --{flag}. Received: none. See --help"
+    said = "; or: ".join(each["msg"] for each in errors if name in each["loc"])
+    return f"--{flag}: {said}. Received: {printable(str(errors[0]['input']))}"
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,7 @@ from training.errors import TrainingError
 
 _SETTINGS = SettingsConfigDict(frozen=True, env_prefix="VERTEBRA_", extra="forbid")
 _LOAD = "load torch and timm"
-_BACKBONE = "Name of the backbone; README lists them. timm:NAME for any other model of timm."
+_BACKBONE = "Name of the backbone; docs/backbones.md lists them. timm:NAME for any other model of timm."
 _OUT = "Folder of the run, which must not exist yet. Its name becomes the model's."
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vertebra"
 _CACHE_HELP = "Folder of what is computed once, to be deleted at will."
@@ -81,13 +81,13 @@ class Fit(_OfImages):
     )
     time_limit_min: float = Field(60.0, gt=0, description="How long it may take about, in minutes.")
     unfreeze_from: str | None = Field(None, description="First part of the backbone that trains: c1 to c5, or top.")
-    epochs: int | None = Field(None, description="How often fine-tuning shows each image.")
+    epochs: int | None = Field(None, ge=1, description="How often fine-tuning shows each image.")
     rate: Literal["recipe/10", "recipe", "range test"] | float | None = Field(
         None,
         description="Learning rate: a tenth of the one that the backbone was pretrained with, that one, what a range "
         "test finds, or a number.",
     )
-    batch_size: int | None = Field(None, description="Images a step of fine-tuning.")
+    batch_size: int | None = Field(None, ge=1, description="Images a step of fine-tuning.")
     optimizer: Literal["sgd", "adamw"] | None = Field(None, description="sgd has a momentum of 0.9, after Nesterov.")
     batch_norm: Literal["eval", "train"] | None = Field(
         None,

@@ -22,15 +22,16 @@ from service.bundle import CropGeometry
 from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, Regime, candidates
-from training.advice.decide import DECISION, THRESHOLDS, Decision
+from training.advice.decide import DECISION, Decision
 from training.advice.explain import explain
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
-from training.errors import FrozenError
+from training.errors import FrozenError, TuningError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
 from training.opening import Opened, Question
+from training.parts import parts
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
@@ -224,9 +225,7 @@ def fit(order: Order, steps: Steps) -> Trained:
     data, card = opened.data, opened.card
     source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
-    if any(plan.tuning and plan.tuning.cached_views for plan in plans):
-        # Before the features of all images are computed, which may take long.
-        cut.check(backbones.build(card.backbone.architecture, 0))
+    _check(order, card, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
     ledger = start.ledger(plans)
@@ -238,6 +237,26 @@ def fit(order: Order, steps: Steps) -> Trained:
     if made.fine_tuned:
         tuned.forget(made.fine_tuned)
     return trained
+
+
+def _check(order: Order, card: Card, plans: Sequence[Candidate], steps: Steps) -> None:
+    """Refuse what plans cannot do before the features of all images are computed, which may take long."""
+    tunings = [plan.tuning for plan in plans if plan.tuning]
+    asked = [*order.how.changes, *(["augmentation"] if order.how.augmentation else [])]
+    if asked and not tunings:
+        names = ", ".join(each.replace("_", "-") for each in asked)
+        steps.say(f"Not used, because nothing is to be fine-tuned: {names}.")
+    if not tunings:
+        return
+    module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
+    known = tuple(parts(module, card.backbone))
+    for tuning in tunings:
+        if tuning.unfreeze_from not in {None, *known}:
+            raise TuningError(
+                f"Expected one of the parts {', '.join(known)} to unfreeze from. Received: {tuning.unfreeze_from}."
+            )
+        if tuning.cached_views:
+            cut.check(module)
 
 
 def deterministic() -> dict[str, object]:
@@ -271,7 +290,7 @@ def _plans(
         steps.say(explain(decision))
         plans = decision.plans
     else:
-        plans = candidates(order.how.regime, len(data.splits["train"]), None, card.backbone, THRESHOLDS.far)
+        plans = candidates(order.how.regime, len(data.splits["train"]), card.backbone)
     changed = (_changed(plan, order.how, card.backbone.stages[0].name) for plan in plans)
     return decision, tuple(dict.fromkeys(changed))
 
@@ -432,6 +451,7 @@ def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Can
         regime=plan.regime,
         trains=plan.words(),
         images=made.images,
+        epochs=plan.tuning.epochs if plan.tuning else None,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
         overridden=_overridden(start.order, plan, fine_tunes=raced is not None or plan.tuning is not None),

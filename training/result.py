@@ -203,6 +203,8 @@ class Way(_Frozen):
         regime: One of the regimes.
         trains: What it trains, in words.
         images: How many images it learnt from: fewer than there are where the time was too short for all.
+        epochs: How often it was to be shown each, which the time may have made fewer; None where nothing was
+            fine-tuned.
         advised: The regime that the evidence named; None where none was gathered.
         reasons: Why, in sentences; decision.json has the evidence.
         overridden: What a person chose themselves.
@@ -216,6 +218,7 @@ class Way(_Frozen):
     regime: str
     trains: str
     images: int
+    epochs: int | None
     advised: str | None
     reasons: tuple[str, ...]
     overridden: tuple[str, ...]
@@ -268,6 +271,12 @@ class Result(_Frozen):
         lines = [f"{self.way.regime}: trained {self.way.trains}"]
         if self.way.images < (there := sum(self.data.images["train"])):
             lines.append(f"it learnt from {self.way.images} of {there} images, for which --time-limit-min had room")
+        tuning = self.way.tuning
+        if tuning and self.way.epochs and tuning.plan.epochs < self.way.epochs:
+            lines.append(
+                f"it was shown each image in {tuning.plan.epochs} of {self.way.epochs} epochs, for which "
+                "--time-limit-min had room: with more time it may become better"
+            )
         if self.way.selection and self.way.selection.images:
             lines.append(self.way.selection.reason)
         if self.way.race:

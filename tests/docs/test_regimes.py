@@ -16,11 +16,10 @@ from training.tuning.plan import Plan
 PAGE = pages.text("regimes.md")
 LITE0 = backbones.card("efficientnet_lite0").backbone
 REGIMES: tuple[Regime, ...] = typing.get_args(Regime)
-FAR = Thresholds().far
 
 
-def plans(regime: Regime, shift: float | None = None) -> tuple[Candidate, ...]:
-    return candidates(regime, 50_000, shift, LITE0, FAR)
+def plans(regime: Regime) -> tuple[Candidate, ...]:
+    return candidates(regime, 50_000, LITE0)
 
 
 def batch_norms(made: tuple[Candidate, ...]) -> set[str]:
@@ -33,13 +32,12 @@ def cells(regime: Regime) -> list[str]:
     places = [plan.tuning.unfreeze_from if plan.tuning else None for plan in made]
     tuned = [plan.tuning for plan in made if plan.tuning]
     (batch_norm,) = batch_norms(made)
-    (far,) = batch_norms(plans(regime, FAR + 1))
     words = {"pretrained classifier": "the published classifier", "linear probe": "a linear probe"}
     return [
         f"`{regime}`",
         ", or ".join("nowhere" if place is None else place for place in places),
         tuned[0].rate if tuned and isinstance(tuned[0].rate, str) else "",
-        batch_norm if far == batch_norm else f"{batch_norm}; {far} where images are far",
+        batch_norm,
         ", or ".join(dict.fromkeys(plan.augmentation for plan in made)),
         words.get(made[0].start, "a random start"),
     ]
@@ -87,7 +85,7 @@ def test_figures_in_the_text_are_the_codes() -> None:
         "at least 200 steps, of at most 20 epochs",
     ):
         assert said in flat, said
-    few, some, many = (candidates("large-similar", images, None, LITE0, FAR)[0] for images in (64, 6400, 50_000))
+    few, some, many = (candidates("large-similar", images, LITE0)[0] for images in (64, 6400, 50_000))
     assert [plan.tuning and plan.tuning.epochs for plan in (few, some, many)] == [20, 2, 1]
 
 

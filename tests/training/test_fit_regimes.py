@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from export import run
+from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes
 from training import backbones, features, fit, tuned
@@ -178,6 +179,33 @@ def test_a_part_that_the_backbone_has_not_is_refused_before_a_folder_is_made(sho
     with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
         shop.make("large-similar", tmp_path / "wrong", how=how)
     assert not (tmp_path / "wrong").exists()
+
+
+def test_it_is_refused_before_the_features_of_all_images_are_computed(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_extract", None)  # whoever goes on to them fails
+    how = How("small-different", {**CHANGES, "unfreeze_from": "c9"})
+    with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
+        shop.make("small-different", tmp_path / "wrong", how=how)
+
+
+def test_fewer_epochs_than_planned_are_told(shop: Shop, tmp_path: Path) -> None:
+    how = How("large-similar", {**CHANGES, "epochs": 50}, time_limit_s=0.01)
+    made = shop.make("large-similar", tmp_path / "short", how=how)
+    assert made.result.way.epochs == 50
+    said = (
+        "it was shown each image in 1 of 50 epochs, for which --time-limit-min had room: with more time it may become"
+    )
+    assert any(line.startswith(said) for line in made.result.summary())
+    assert "(1 of 50 epochs, for which there was time)" in (tmp_path / "short" / "report.html").read_text()
+
+
+def test_what_nothing_comes_of_is_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Steps, "say", lambda _, text: told.append(text))
+    shop.make("small-similar", tmp_path / "head", how=How("small-similar", {"unfreeze_from": "c4", "epochs": 3}))
+    assert told == ["Not used, because nothing is to be fine-tuned: unfreeze-from, epochs."]
 
 
 def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp_path: Path) -> None:

@@ -114,3 +114,24 @@ def test_ctrl_c_leaves_nothing(
     assert call(monkeypatch, "as-is", registered.backbone.name, "--out", tmp_path / "run") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "vertebra-train: interrupted"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        (
+            "--rate",
+            "fast",
+            "--rate: Input should be 'recipe/10', 'recipe' or 'range test'; or: Input should be a valid number, unable "
+            "to parse string as a number. Received: fast",
+        ),
+        ("--epochs", "0", "--epochs: Input should be greater than or equal to 1. Received: 0"),
+        ("--batch-size", "-1", "--batch-size: Input should be greater than or equal to 1. Received: -1"),
+        ("--test-fraction", "1.5", "--test-fraction: Input should be less than 1. Received: 1.5"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_flag_before_anything_is_read(
+    flag: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "fit", "--data", "nowhere", "--out", "nowhere", flag, value) == 2
+    assert capsys.readouterr().err == f"vertebra-train: error: {message}\n"

@@ -57,7 +57,7 @@ def ground(train: int = 200, validation: int = 100) -> Ground:
 
 def plans(*regimes: Regime, images: int = 200) -> list[Candidate]:
     """The plans of regimes, with a rate that takes no time to find."""
-    found = (plan for regime in regimes for plan in candidates(regime, images, None, LITE0.backbone, 3.0))
+    found = (plan for regime in regimes for plan in candidates(regime, images, LITE0.backbone))
     return [at_rate(plan, 0.01) for plan in found]
 
 

@@ -47,17 +47,13 @@ class Candidate(BaseModel):
         return f"the head and the backbone from {self.tuning.unfreeze_from} on"
 
 
-def candidates(
-    regime: Regime, images: int, shift: float | None, backbone: Backbone, far: float
-) -> tuple[Candidate, ...]:
+def candidates(regime: Regime, images: int, backbone: Backbone) -> tuple[Candidate, ...]:
     """The plans of a regime, cheapest first.
 
     Args:
         regime: The regime.
         images: How many training images there are.
-        shift: How far they are from the pretraining's, in deviations; None where that is not known.
         backbone: Names its stages, from early to late.
-        far: The shift from which on batch norms of a backbone that trains whole had better follow the images.
 
     Returns:
         At least one.
@@ -75,10 +71,8 @@ def candidates(
     if regime == "large-similar":
         return (_candidate(regime, "linear probe", "light", _tuning(stages[-2], images, backbone)),)
     if regime == "large-different":
-        plan = _tuning(stages[0], images, backbone)
-        if shift is not None and shift > far:
-            plan = plan.model_copy(update={"batch_norm": "train"})
-        return (_candidate(regime, "linear probe", "light", plan),)
+        # Batch norms keep their statistics however far the images are: see training/advice/README.md.
+        return (_candidate(regime, "linear probe", "light", _tuning(stages[0], images, backbone)),)
     changes = {"rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}
     plan = _tuning(stages[0], images, backbone).model_copy(update=changes)
     return (_candidate(regime, "random", "medium", plan),)

@@ -82,11 +82,7 @@ def decide(
     return Decision(
         regime=asked or advised,
         advised=advised,
-        plans=tuple(
-            plan
-            for regime in chosen
-            for plan in candidates(regime, evidence.size.images, evidence.far_by, backbone, limits.far)
-        ),
+        plans=tuple(plan for regime in chosen for plan in candidates(regime, evidence.size.images, backbone)),
         reasons=reasons,
         signs=found,
         alternatives=tuple(

@@ -213,11 +213,6 @@ class Evidence(_Frozen):
         raise KeyError(tap)
 
     @property
-    def far_by(self) -> float | None:
-        """How far the images are from the pretraining's, in deviations; None where that is not known."""
-        return self.shift.z if self.shift else None
-
-    @property
     def last(self) -> Probe:
         """The probe of the embedding."""
         return self.probe(self.depth.last)

@@ -114,13 +114,18 @@ def _of_difference(evidence: Evidence, backbone: Backbone, limits: Thresholds) -
         "features do not fit",
     )
     late = (backbone.stages[-1].name, evidence.depth.last)
-    simplest = evidence.probe(evidence.depth.simplest)
+    simplest, best = evidence.probe(evidence.depth.simplest), evidence.probe(evidence.depth.best)
+    said = f"the stage {simplest.tap} alone gives {simplest.accuracy.value:.1%}"
+    said += (
+        ", and no other more"
+        if simplest.tap == best.tap
+        else f" where the best, {best.tap}, gives {best.accuracy.value:.1%}"
+    )
     yield Sign(
         side="different",
         speaks=evidence.depth.simplest not in late,
-        sentence=f"the stage {simplest.tap} alone gives {simplest.accuracy.value:.1%} where the best, "
-        f"{evidence.depth.best}, gives {evidence.probe(evidence.depth.best).accuracy.value:.1%}; if the stages "
-        f"before {late[0]} tell as much (within one standard error), the later ones are about other things",
+        sentence=f"{said}; if the stages before {late[0]} tell as much (within one standard error), the later ones are "
+        "about other things",
     )
     shift = evidence.shift
     if shift is not None and shift.z is not None:

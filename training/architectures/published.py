@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from training.errors import BackboneError
 
 _PATIENCE_S = 30
-_REMEDY = "Allow its download, or name a file that has it"
+_REMEDY = "Allow its download (--download), or name a file that has it (--weights)"
 
 
 @dataclass(frozen=True)
