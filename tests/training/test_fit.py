@@ -541,10 +541,10 @@ def test_a_run_that_exists_is_left_alone(vertebra: Program, order: Order) -> Non
     ("flags", "message"),
     [
         (["--crop-px", 100], r"Expected a crop of 32 to 1024 pixels, a multiple of 32, for small\. Received: 100\."),
-        (["--crop-px", 0], r"--crop-px: Input should be greater than or equal to 1"),
+        (["--crop-px", 0], r"--crop-px: Input should be greater than or equal to 1\. Received: 0"),
         (["--crop-px", 96, "--resize-px", 64], r"Expected a resize of 96 \(the crop\) to 2048 pixels\. Received: 64\."),
-        (["--views", -1], r"--views: Input should be greater than or equal to 0"),
-        (["--test-fraction", 1], r"--test-fraction: Input should be less than 1"),
+        (["--views", -1], r"--views: Input should be greater than or equal to 0\. Received: -1"),
+        (["--test-fraction", 1], r"--test-fraction: Input should be less than 1\. Received: 1"),
         (["--backbone", "nope"], r"Expected one of the backbones .*, small, .* Received: nope\."),
     ],
 )
