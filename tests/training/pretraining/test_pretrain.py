@@ -195,7 +195,7 @@ def test_a_fit_begins_with_them_and_its_run_says_so(
         (["fit", "--init", "x", "--weights", "y"], "Expected one start. Received: --init and --weights."),
         (["fit", "--init", "x", "--regime", "scratch"], "Expected one start. Received: --init and --regime scratch."),
         (["pretrain", "--weights", "y"], "Expected one start. Received: --weights, and a random one."),
-        (["pretrain", "--batch-size", "1"], "--batch-size: Input should be greater than or equal to 2"),
+        (["pretrain", "--batch-size", "1"], "--batch-size: Input should be greater than or equal to 2. Received: 1"),
         (["compare", "--init", "nowhere"], "Expected the folder of a pretraining, which has a pretraining.json."),
         (
             ["compare", "--fractions", "0.1", "--fractions", "1.5"],
