@@ -26,12 +26,12 @@ from training.advice.decide import DECISION, Decision
 from training.advice.explain import explain
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
-from training.errors import FrozenError, TuningError
+from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
 from training.opening import Opened, Question
-from training.parts import parts
+from training.parts import parts, trained_from
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
@@ -249,12 +249,9 @@ def _check(order: Order, card: Card, plans: Sequence[Candidate], steps: Steps) -
     if not tunings:
         return
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
-    known = tuple(parts(module, card.backbone))
+    known = parts(module, card.backbone)
     for tuning in tunings:
-        if tuning.unfreeze_from not in {None, *known}:
-            raise TuningError(
-                f"Expected one of the parts {', '.join(known)} to unfreeze from. Received: {tuning.unfreeze_from}."
-            )
+        trained_from(known, tuning.unfreeze_from)
         if tuning.cached_views:
             cut.check(module)
 

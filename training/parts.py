@@ -4,10 +4,12 @@ A part ends where the card's stage of its name ends and holds all that runs sinc
 holds the stem; TOP holds what runs behind the last stage. "Train from c4 on" therefore means the same everywhere.
 """
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from export.run import Backbone, Stage
-from training.errors import BackboneError
+from training.errors import BackboneError, TuningError
 
 TOP = "top"
 
@@ -42,3 +44,24 @@ def _end(stage: Stage, places: dict[str, int]) -> int:
     if stage.module not in places:
         raise BackboneError(f"Expected a module {stage.module}, where the stage {stage.name} ends. Received: none.")
     return max(place for name, place in places.items() if f"{name}.".startswith(f"{stage.module}."))
+
+
+def trained_from(known: Iterable[str], first: str | None) -> tuple[str, ...]:
+    """The parts that train where a plan unfreezes from one of them on.
+
+    Args:
+        known: All parts of a backbone, from input to output.
+        first: The first that trains; None for none of them.
+
+    Returns:
+        Their names, from input to output.
+
+    Raises:
+        TuningError: There is no such part.
+    """
+    if first is None:
+        return ()
+    names = tuple(known)
+    if first not in names:
+        raise TuningError(f"Expected one of the parts {', '.join(names)} to unfreeze from. Received: {first}.")
+    return names[names.index(first) :]

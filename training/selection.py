@@ -98,8 +98,7 @@ def select(data: Dataset, wanted: Wanted, steps: Steps) -> Selection:
     """
     able, refused = _able(wanted, data.data.labels)
     if not able and refused:
-        said = "; ".join(f"{each.backbone}: {each.refused}" for each in refused)
-        raise BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
+        raise _none(refused)
     if not able:
         reason = f"{USUAL} is what to begin with where no weights are on the machine"
         return Selection(images=0, looked=(), chosen=USUAL, reason=reason)
@@ -158,8 +157,7 @@ def _look(data: Dataset, able: Sequence[_Able], refused: tuple[Looked, ...], wan
             except (BackboneError, Disagreement) as error:
                 others.append(Looked(backbone=name, accuracy=None, refused=str(error)))
     if not compared:
-        said = "; ".join(f"{each.backbone}: {each.refused}" for each in others)
-        raise BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
+        raise _none(others)
     chosen, reason = _winner(compared, asked.known)
     looked = tuple(
         Looked(backbone=each.card.backbone.name, accuracy=found.probe.accuracy.value, refused=None)
@@ -178,6 +176,11 @@ def _known(samples: Sequence[Sample], data: Dataset) -> Known:
 def _probe(asked: _Asked, extractor: Extractor, cache: Path) -> Probed:
     embedding: Tensor = torch.from_numpy(features.rows(asked.samples, PLAIN, extractor, cache, (EMBEDDING,))[EMBEDDING])
     return probes.probe(EMBEDDING, None, embedding, asked.known)
+
+
+def _none(refused: Sequence[Looked]) -> BackboneError:
+    said = "; ".join(f"{each.backbone}: {each.refused}" for each in refused)
+    return BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
 
 
 def _winner(compared: Sequence[tuple[_Able, Probed]], known: Known) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from export.run import Backbone
-from training.errors import TuningError
+from training.parts import trained_from
 from training.taps import TappedBackbone, pooled
 from training.tuning import cut
 from training.tuning.cut import Cut
@@ -79,14 +79,7 @@ class Tunable(nn.Module):
 
     def trained_parts(self, plan: Plan) -> tuple[str, ...]:
         """The parts of the backbone that a plan trains, first to last; TuningError where it names none of them."""
-        if plan.unfreeze_from is None:
-            return ()
-        names = list(self._parts)
-        if plan.unfreeze_from not in names:
-            raise TuningError(
-                f"Expected one of the parts {', '.join(names)} to unfreeze from. Received: {plan.unfreeze_from}."
-            )
-        return tuple(names[names.index(plan.unfreeze_from) :])
+        return trained_from(self._parts, plan.unfreeze_from)
 
     def rates(self, by_part: Mapping[str, float], head: float) -> dict[str, float]:
         """The learning rate of each trained parameter, of those of the parts and that of the head."""
