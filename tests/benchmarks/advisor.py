@@ -120,6 +120,8 @@ def measure(rows: Sequence[Row], regime: _Asked, limit_s: float, cache: Path) ->
         "epochs": len(way.tuning.history) if way.tuning else 0,
         "train_images": sum(made.result.data.images["train"]),
         "test_images": len(right),
+        "race": way.race.model_dump() if way.race else None,
+        "steps_s": {name: round(took, 1) for name, took in made.result.seconds.items()},
         "right": np.packbits(right).tobytes().hex(),
     }
 
