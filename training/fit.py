@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import program, run, score, staging
-from export.labelled import Split
+from export import labelled, program, run, score, staging
+from export.labelled import LabelledImage, Split
 from export.progress import Steps
 from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
@@ -35,12 +35,11 @@ from training.parts import parts, trained_from
 from training.pretraining import record
 from training.race import Raced
 from training.report import HeldOut, Material
-from training.result import CURVES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
+from training.result import CURVES, IMAGES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import cut, devices
-from training.tuning.record import RangeTest
 from training.views import views
 
 Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
@@ -187,8 +186,10 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Made:
-    """A model, and what it makes of the held-out images."""
+    """A model, the plan and the race that it came of, and what it makes of the held-out images."""
 
+    plan: Candidate
+    race: Race | None
     card: Card
     head: Head
     module: Served
@@ -206,7 +207,7 @@ def fit(order: Order, steps: Steps) -> Trained:
         steps: Tells of the steps: STEPS of them, and those that a race or a fine-tuning adds.
 
     Returns:
-        The run, its folder written whole, with metrics.json, decision.json and report.html in it.
+        The run, its folder written whole, with metrics.json, decision.json, report.html and images.csv in it.
 
     Raises:
         BackboneError: There is no such backbone, its weights are not what its card says, or its features no numbers.
@@ -225,13 +226,13 @@ def fit(order: Order, steps: Steps) -> Trained:
     data, card = opened.data, opened.card
     source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
-    _check(order, card, plans, steps)
+    _check(order, data, card, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
     ledger = start.ledger(plans)
-    raced, plan = _raced(start, plans, ledger, steps)
-    made = _make(start, plan, raced.tested if raced else None, ledger, steps)
-    trained = _write(start, decision, raced.race if raced else None, plan, made, steps)
+    raced = _raced(start, plans, ledger, steps)
+    made = _make(start, plans, raced, ledger, steps)
+    trained = _write(start, decision, made, steps)
     # What was written need not be gone on with.
     ledger.forget()
     if made.fine_tuned:
@@ -239,8 +240,10 @@ def fit(order: Order, steps: Steps) -> Trained:
     return trained
 
 
-def _check(order: Order, card: Card, plans: Sequence[Candidate], steps: Steps) -> None:
+def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], steps: Steps) -> None:
     """Refuse what plans cannot do before the features of all images are computed, which may take long."""
+    if any(plan.start == "pretrained classifier" for plan in plans):
+        published.head(card, data.data.labels)
     tunings = [plan.tuning for plan in plans if plan.tuning]
     asked = [*order.how.changes, *(["augmentation"] if order.how.augmentation else [])]
     if asked and not tunings:
@@ -248,6 +251,8 @@ def _check(order: Order, card: Card, plans: Sequence[Candidate], steps: Steps) -
         steps.say(f"Not used, because nothing is to be fine-tuned: {names}.")
     if not tunings:
         return
+    if "patience" in order.how.changes and not data.splits.get("validation"):
+        steps.say("Not used, because there is no validation split: patience.")
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
     known = parts(module, card.backbone)
     for tuning in tunings:
@@ -309,13 +314,12 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: _Start, plans: tuple[Candidate, ...], ledger: Ledger, steps: Steps) -> tuple[Raced | None, Candidate]:
+def _raced(start: _Start, plans: tuple[Candidate, ...], ledger: Ledger, steps: Steps) -> Raced | None:
     if len(plans) == 1:
-        return None, plans[0]
+        return None
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
     steps.more(race.steps(plans))
-    raced = race.race(start.ground(), plans, frozen, start.left_s(), steps, ledger)
-    return raced, plans[raced.race.chosen]
+    return race.race(start.ground(), plans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -336,25 +340,63 @@ def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[
     return np.asarray(found.logits.argmax(1) == found.expected)
 
 
-def _make(start: _Start, plan: Candidate, range_test: RangeTest | None, ledger: Ledger, steps: Steps) -> _Made:
-    """Train by a plan on all training images, and ask about the held-out ones."""
-    fitted = None
-    if plan.start != "random":
-        with steps.step("train the head"):
-            fitted = _fitted(start, plan, start.data.splits["train"])
+def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
+    """Train by the plan that won on all training images, and ask about the held-out ones."""
+    plan = plans[raced.race.chosen if raced else 0]
     if plan.tuning is None:
-        assert fitted is not None and start.source is not None  # noqa: PT018 - one fact: a frozen plan has a head
-        with steps.step("test the head"):
-            tested = {split: start.source.answer(fitted, samples) for split, samples in start.held_out.items()}
-        backbone, _ = backbones.parted(backbones.pretrained(start.card))
-        module = Served(backbone, fitted.module, start.card.backbone, start.card.scaling)
-        return _Made(start.card, fitted.head, module, fitted, None, len(start.data.splits["train"]), tested)
+        return _headed(start, plan, raced and raced.race, steps)
     steps.more(1 + len(start.held_out))
+    fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
-    ground, within = race.within(start.ground(), plan, probed, _SPENT * start.left_s(), ledger, tested=range_test)
-    fine_tuned = tuned.fine_tune(ground, within, probed, steps, range_test)
-    tested = {split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()}
-    return _Made(fine_tuned.card, fine_tuned.head, fine_tuned.module, fitted, fine_tuned, len(ground.train), tested)
+    tested = raced.tested if raced else None
+    left_s = _SPENT * start.left_s()
+    ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
+    assert within.tuning is not None  # it has only become shorter
+    instead = raced.instead(len(ground.train) * within.tuning.epochs) if raced else None
+    if raced and instead is not None:
+        reason = (
+            f"{raced.race.reason}; the time that was left is too short for that on all images, so the best head stays"
+        )
+        return _headed(
+            start, plans[instead], raced.race.model_copy(update={"chosen": instead, "reason": reason}), steps
+        )
+    fine_tuned = tuned.fine_tune(ground, within, probed, steps, tested)
+    return _Made(
+        plan=plan,
+        race=raced and raced.race,
+        card=fine_tuned.card,
+        head=fine_tuned.head,
+        module=fine_tuned.module,
+        fitted=fitted,
+        fine_tuned=fine_tuned,
+        images=len(ground.train),
+        tested={split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()},
+    )
+
+
+def _headed(start: _Start, plan: Candidate, raced: Race | None, steps: Steps) -> _Made:
+    """A head on the frozen backbone."""
+    fitted = _head(start, plan, steps)
+    assert start.source is not None  # a frozen plan has features
+    with steps.step("test the head"):
+        tested = {split: start.source.answer(fitted, samples) for split, samples in start.held_out.items()}
+    backbone, _ = backbones.parted(backbones.pretrained(start.card))
+    return _Made(
+        plan=plan,
+        race=raced,
+        card=start.card,
+        head=fitted.head,
+        module=Served(backbone, fitted.module, start.card.backbone, start.card.scaling),
+        fitted=fitted,
+        fine_tuned=None,
+        images=len(start.data.splits["train"]),
+        tested=tested,
+    )
+
+
+def _head(start: _Start, plan: Candidate, steps: Steps) -> Fitted:
+    with steps.step("train the head"):
+        return _fitted(start, plan, start.data.splits["train"])
 
 
 def _asked(ground: Ground, fine_tuned: FineTuned, samples: Sequence[Sample], steps: Steps) -> HeldOut:
@@ -367,9 +409,7 @@ def _asked(ground: Ground, fine_tuned: FineTuned, samples: Sequence[Sample], ste
     )
 
 
-def _write(  # noqa: PLR0917
-    start: _Start, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made, steps: Steps
-) -> Trained:
+def _write(start: _Start, decision: Decision | None, made: _Made, steps: Steps) -> Trained:
     data, order = start.data.data, start.order
     scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
     with steps.step("compare with simple ways"):
@@ -378,7 +418,7 @@ def _write(  # noqa: PLR0917
         model, trained, frozen = _assemble(start, made)
     result = Result(
         data=data,
-        way=_way(start, decision, raced, plan, made),
+        way=_way(start, decision, made),
         backbone=frozen,
         features=_features(start),
         head=made.fitted.result if made.fitted else None,
@@ -388,7 +428,7 @@ def _write(  # noqa: PLR0917
     )
     with steps.step("write the run"):
         described = run.Run(
-            regime=run.Decision(name=plan.regime, reason=_reason(order, decision, raced)),
+            regime=run.Decision(name=made.plan.regime, reason=_reason(order, decision, made.race)),
             backbone=made.card.backbone,
             geometry=start.geometry,
             scaling=made.card.scaling,
@@ -404,13 +444,23 @@ def _write(  # noqa: PLR0917
         curves = made.fine_tuned.curves if made.fine_tuned else ""
         material = Material(made.module, decision.evidence if decision else None, curves)
         page = report.render(result, described, made.tested.get("test") or made.tested["validation"], material)
-        kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page}
+        kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page, IMAGES: _images(start.data)}
         kept |= {DECISION: decision.text()} if decision else {}
         kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
         # All processes come to the same, and one of them writes it.
         if devices.launched().is_global_zero:
             run.write(order.out, described, model, kept)
     return Trained(described, result, made.tested)
+
+
+def _images(data: Dataset) -> str:
+    """What was learnt from and what was held out, as --data takes it."""
+    labels = data.data.labels
+    return labelled.table(
+        LabelledImage(each.path, labels[each.label], split, each.group, each.weight)
+        for split, samples in data.splits.items()
+        for each in samples
+    )
 
 
 def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram, tuple[str, ...], Frozen]:
@@ -443,7 +493,8 @@ def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
     return {f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()}
 
 
-def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Candidate, made: _Made) -> Way:
+def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
+    plan = made.plan
     return Way(
         regime=plan.regime,
         trains=plan.words(),
@@ -451,8 +502,8 @@ def _way(start: _Start, decision: Decision | None, raced: Race | None, plan: Can
         epochs=plan.tuning.epochs if plan.tuning else None,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start.order, plan, fine_tunes=raced is not None or plan.tuning is not None),
-        race=raced,
+        overridden=_overridden(start.order, plan, fine_tunes=made.race is not None or plan.tuning is not None),
+        race=made.race,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
         selection=start.opened.selection,

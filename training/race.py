@@ -1,7 +1,8 @@
 """Races the plans that are worth it on a part of the training images, within a time; the test images are never read.
 
-Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. Of those
-that end within one standard error of the best, the cheapest wins.
+Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. The best
+wins, and of equals the cheapest. Where the time is too short to try all of them, those are tried that train most of the
+backbone: from a head that is fitted already they can do whatever the others can.
 """
 
 import math
@@ -29,6 +30,8 @@ from training.tuning.record import RangeTest
 
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
+# A short training that shows less of what its plan would show says little of it.
+_TELLING = 0.25
 # Of the images of a class a short training shows at least so many.
 _FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
@@ -60,6 +63,21 @@ class Raced:
     race: Race
     tested: RangeTest | None
 
+    def instead(self, shown: int) -> int | None:
+        """The place of the head to take where the winner cannot be shown as many images as it has won with.
+
+        Args:
+            shown: How many images there is time to show it.
+
+        Returns:
+            That of the best frozen plan; None where the winner can be trained, or nothing frozen was tried.
+        """
+        won = max((heat.images * heat.epochs for heat in self.race.heats if heat.plan == self.race.chosen), default=0)
+        frozen = [heat for heat in self.race.heats if not heat.epochs]
+        if shown >= won or not frozen:
+            return None
+        return max(frozen, key=lambda heat: heat.accuracy).plan
+
 
 @dataclass(frozen=True)
 class _Runner:
@@ -75,6 +93,12 @@ class _Cut(BaseModel):
 
     images: int
     epochs: int
+
+
+class _Affordable(BaseModel):
+    """Which fine-tunings there is time to try."""
+
+    places: tuple[int, ...]
 
 
 class _Tried(BaseModel):
@@ -133,9 +157,8 @@ def race(  # noqa: PLR0917
                 )
             )
             runners[place] = _Runner(plan, right)
-    left = [place for place, plan in enumerate(plans) if plan.tuning is not None]
     probes: dict[tuple[str, ...], Probed] = {}
-    tested: dict[int, RangeTest | None] = {}
+    tested: dict[str, RangeTest | None] = {}
 
     def head(plan: Candidate) -> Probed | None:
         """What a plan begins with: where it is the same taps, the same head."""
@@ -144,24 +167,36 @@ def race(  # noqa: PLR0917
             probes[plan.taps] = Probed(fitted.head, fitted.module)
         return None if plan.start == "random" else probes[plan.taps]
 
-    for number, part in enumerate(_ROUNDS, start=1):
-        for place in left:
+    tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
+    left = _affordable(short, {place: plans[place] for place in tunings}, head, limit_s, ledger)
+    for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
+        # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
+        for place in sorted(left, reverse=True):
             # What has been trained to its end already learns nothing from being trained again.
             if place in runners and runners[place].is_whole:
                 continue
-            trial = _Trial(short, plans[place], place, number, part * limit_s / len(left), tested.get(place))
+            plan = plans[place]
+            trial = _Trial(short, plan, place, number, part * limit_s / len(left), tested.get(plan.start))
             done: list[FineTuned] = []
             tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told, done))
             # Only when it is known what came of it.
             for made in done:
                 tuned.forget(made)
             heats.append(tried.heat)
-            tested[place] = tried.tested
+            tested[plan.start] = tried.tested
             runners[place] = _Runner(plans[place], np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
-    told_of = Race(images=len(learnt), validation=len(asked), heats=tuple(heats), chosen=chosen, reason=reason)
-    return Raced(told_of, tested.get(chosen))
+    if untried := [plans[place].words() for place in tunings if place not in runners]:
+        reason += f"; the time was too short to try {', '.join(untried)}"
+    told_of = Race(
+        images=len(learnt),
+        validation=len(asked),
+        heats=tuple(sorted(heats, key=lambda heat: (heat.round, heat.plan))),
+        chosen=chosen,
+        reason=reason,
+    )
+    return Raced(told_of, tested.get(plans[chosen].start))
 
 
 def steps(plans: Sequence[Candidate]) -> int:
@@ -169,6 +204,29 @@ def steps(plans: Sequence[Candidate]) -> int:
     frozen = sum(plan.tuning is None for plan in plans)
     first = len(plans) - frozen
     return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
+
+
+def _affordable(
+    ground: Ground,
+    tunings: Mapping[int, Candidate],
+    head: Callable[[Candidate], Probed | None],
+    limit_s: float,
+    ledger: Ledger,
+) -> tuple[int, ...]:
+    """The fine-tunings of which the first round can show a telling part, by place; at least one."""
+    if not tunings:
+        return ()
+    # A random start learns least of a little.
+    order = sorted(tunings, key=lambda place: (tunings[place].start != "random", place), reverse=True)
+    most = tunings[order[0]]
+
+    def decide() -> _Affordable:
+        assert most.tuning is not None  # it is one of the fine-tunings
+        shown = tuned.images_per_s(ground, most, head(most)) * _ROUNDS[0] * limit_s
+        room = shown / (_TELLING * most.tuning.epochs * len(ground.train))
+        return _Affordable(places=tuple(sorted(order[: max(1, int(min(room, len(order))))])))
+
+    return ledger.once("affordable", _Affordable, decide).places
 
 
 def within(
@@ -179,7 +237,7 @@ def within(
     ledger: Ledger,
     *,
     name: str = "the training",
-    tested: RangeTest | None = None,
+    finds_rate: bool = False,
 ) -> tuple[Ground, Candidate]:
     """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
 
@@ -190,7 +248,7 @@ def within(
         limit_s: How long it may take, in seconds.
         ledger: Keeps how far it was cut.
         name: What it is a cut for.
-        tested: What a range test of the plan has seen already.
+        finds_rate: Whether a range test takes of that time, too.
 
     Returns:
         The images and the plan that fit.
@@ -199,16 +257,16 @@ def within(
         CacheError: The ledger cannot be written.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, tested))
+    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, finds_rate))
     fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
     shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
     return replace(ground, train=fewer), shorter
 
 
-def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, tested: RangeTest | None) -> _Cut:
+def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool) -> _Cut:
     assert plan.tuning is not None  # as above
     affordable = tuned.images_per_s(ground, plan, probed) * limit_s
-    if tested is None:
+    if finds_rate and plan.tuning.rate == "range test":
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
@@ -219,7 +277,7 @@ def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float,
 def _testing(plan: Plan, images: int) -> float:
     """How many images a range test costs as much time as, before a training begins."""
     # Each step asks a second model, too, and a third of a step is asking.
-    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
+    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3
 
 
 @dataclass(frozen=True)
@@ -248,7 +306,8 @@ def _try(  # noqa: PLR0917
 ) -> _Tried:
     started_s = time.monotonic()
     probed = head(trial.plan)
-    ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name, tested=trial.tested)
+    # What finds the rate for all is not taken from what one of them is shown.
+    ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
     right, tested, note = np.zeros(len(asked), bool), trial.tested, None
     try:
         made = tuned.fine_tune(ground, plan, probed, told, trial.tested)
@@ -290,18 +349,8 @@ def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
 
 
 def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
-    """The cheapest plan that is no more than one standard error of the difference behind the best."""
-    best = max(sorted(runners), key=lambda place: float(runners[place].right.mean()))
-    for place in sorted(runners):
-        behind = runners[best].right.astype(float) - runners[place].right
-        error = float(behind.std() / math.sqrt(len(behind)))
-        if behind.mean() <= error:
-            break
-    won, first = runners[place], runners[best]
+    """The best plan, and of equals the cheapest."""
+    place = max(sorted(runners), key=lambda each: float(runners[each].right.mean()))
+    won = runners[place]
     said = f"{won.plan.words()} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
-    if place == best:
-        return place, f"{said}, and nothing else that was tried more"
-    return place, (
-        f"{said}; the best, {first.plan.words()}, {first.right.mean():.1%}, which is within one standard error "
-        f"({error:.1%}) and dearer"
-    )
+    return place, f"{said}, and nothing else that was tried more"

@@ -12,6 +12,7 @@ from training.tuning.record import Record
 METRICS = "metrics.json"
 REPORT = "report.html"
 CURVES = "curves.jsonl"
+IMAGES = "images.csv"
 
 
 class _Frozen(BaseModel):
@@ -155,7 +156,7 @@ class Race(_Frozen):
     Attributes:
         images: How many images there were to learn from in it.
         validation: How many to compare on.
-        heats: In the order in which they were run.
+        heats: Round by round, and in each the cheapest first.
         chosen: The place of the plan that won, from 0.
         reason: Why, in words.
     """

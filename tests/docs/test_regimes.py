@@ -6,6 +6,7 @@ import pytest
 
 from tests.docs import pages
 from training import backbones, race
+from training.__main__ import Fit
 from training.advice import subset
 from training.advice.candidates import Candidate, Regime, candidates
 from training.advice.decide import Decision
@@ -64,9 +65,13 @@ def test_every_threshold_is_used_in_the_rules() -> None:
 
 def test_settings_are_the_plans_own() -> None:
     plan = Plan(unfreeze_from=None).model_dump()
-    for name, value, flag in pages.table(PAGE, "setting of a fine-tuning"):
-        assert value == str(plan[name.strip("`")])
-        assert flag in {"", f"`--{name.strip('`').replace('_', '-')}`"}
+    told_of_elsewhere = {"unfreeze_from", "rate", "epochs", "seed"}
+    settings = pages.table(PAGE, "setting of a fine-tuning")
+    assert {name.strip("`") for name, *_ in settings} == plan.keys() - told_of_elsewhere
+    for ticked, value, flag, _ in settings:
+        name = ticked.strip("`")
+        assert value == str(plan[name])
+        assert flag == (f"`--{name.replace('_', '-')}`" if name in Fit.model_fields else "`--plan`")
 
 
 def test_figures_in_the_text_are_the_codes() -> None:

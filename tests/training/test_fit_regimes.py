@@ -1,10 +1,10 @@
 """What a run says of the way that it was made is what was done to its weights, whichever way that was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from export import run
 from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes
-from training import backbones, features, fit, tuned
+from training import backbones, features, fit, race, tuned
 from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
@@ -147,6 +147,27 @@ def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_
         assert way.regime == decision.plans[way.race.chosen].regime
     else:
         assert described.regime.reason == "; ".join(decision.reasons)
+
+
+def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def won(runners: Mapping[int, Any]) -> tuple[int, str]:
+        return max(runners), "it won"
+
+    monkeypatch.setattr(race, "_winner", won)
+    monkeypatch.setattr(fit, "_SPENT", 0.0)
+    out = tmp_path / "late"
+    changes = {**CHANGES, "epochs": 4, "rate": 0.01}
+    made = shop.make("small-different", out, how=How("small-different", changes, time_limit_s=1e6))
+    way = made.result.way
+    assert way.race is not None
+    assert max(each.images * each.epochs for each in way.race.heats) > way.images
+    assert (way.trains, way.race.chosen, way.tuning) == ("the head on the embedding and all stages", 0, None)
+    assert made.run.regime.reason.endswith(
+        "it won; the time that was left is too short for that on all images, so the best head stays"
+    )
+    assert shop.moved(out) == set()
 
 
 def test_the_published_classes_are_answered_without_any_training(shop: Shop, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def _advice(
     sizes, kinds = _sizes(found), _kinds(found)
     open_to = [regime for regime in _QUADRANTS if _size(regime) in sizes and _kind(regime) in kinds]
     advised = max(open_to, key=scores.__getitem__)  # of equals the cheapest
-    raced = tuple(dict.fromkeys(("small-similar", *open_to)))
+    # To train everything is tried whatever is named: a fitted head, a careful rate and batch norms that keep their
+    # statistics make it less of a risk to few images than the quadrants say (README.md).
+    raced = tuple(dict.fromkeys(("small-similar", *open_to, "large-different")))
     if sizes == ("large",) and _best(evidence) < limits.lost:
         raced = (*raced, "scratch")
     return advised, raced, (*spoken, *_doubts(found, sizes, kinds))

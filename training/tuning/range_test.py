@@ -20,11 +20,11 @@ from training.tuning.model import Tunable
 from training.tuning.plan import Plan
 from training.tuning.record import RangeTest
 
-STEPS = 80
-_LOWEST = 1e-5
+STEPS = 40
+_LOWEST = 1e-4
 _HIGHEST = 1.0
 # So much of the last losses is remembered in the smoothed one.
-_SMOOTHING = 0.9
+_SMOOTHING = 0.8
 # So many times the lowest loss is no noise any more.
 _DIVERGED = 4.0
 _SAFE = 0.1
@@ -33,7 +33,7 @@ _BLIND = 5
 
 
 def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeTest:
-    """Take steps with rates that rise from 0.00001 to 1, or until the loss explodes.
+    """Take steps with rates that rise from 0.0001 to 1, or until the loss explodes.
 
     Args:
         model: Arranged for the plan; it is copied.

@@ -53,7 +53,7 @@ def test_four_data_sets_are_each_where_they_belong(apart: dict[str, float], of: 
     found = evidence(apart, of, z)
     decision = decide(found, BACKBONE)
     assert decision.regime == decision.advised == expected
-    assert raced(decision) == list(dict.fromkeys(["small-similar", expected]))
+    assert raced(decision) == list(dict.fromkeys(["small-similar", expected, "large-different"]))
     assert decision.alternatives[0].regime == expected
     assert sum(each.score for each in decision.alternatives) == pytest.approx(1, abs=1e-5)
     # The same data twice, gathered anew.
@@ -71,7 +71,7 @@ def test_a_label_that_depends_on_texture_is_told_best_by_an_early_stage() -> Non
 def test_one_sign_of_three_is_a_doubt_and_both_ways_are_raced(similar: Evidence) -> None:
     decision = decide(told(similar, shift=shifted(8.0)), BACKBONE)
     assert decision.regime == "small-similar"
-    assert raced(decision) == ["small-similar", "small-different"]
+    assert raced(decision) == ["small-similar", "small-different", "large-different"]
     assert any("both ways are tried" in reason for reason in decision.reasons)
 
 
@@ -85,7 +85,7 @@ def test_neither_few_nor_many_races_both_sizes_cheapest_first(similar: Evidence)
 def test_many_images_of_many_classes_are_few_of_each_and_both_sizes_are_raced(similar: Evidence) -> None:
     size = Size(images=50_000, classes=1000, scarcest=50, commonest=50, looked_at=5000)
     decision = decide(told(similar, size=size), BACKBONE)
-    assert raced(decision) == ["small-similar", "large-similar"]
+    assert raced(decision) == ["small-similar", "large-similar", "large-different"]
     assert any("some signs say few and some say many" in reason for reason in decision.reasons)
 
 
@@ -111,10 +111,10 @@ def test_what_a_probe_lacks_makes_a_data_set_small_or_large(
     size = Size(images=6000, classes=3, scarcest=2000, commonest=2000, looked_at=looked_at)
     decision = decide(probed(told(similar, size=size), asked, learnt), BACKBONE)
     if expected is None:
-        assert raced(decision) == ["small-similar", "large-similar"]
+        assert raced(decision) == ["small-similar", "large-similar", "large-different"]
     else:
         assert decision.regime == expected
-        assert raced(decision) == list(dict.fromkeys(["small-similar", expected]))
+        assert raced(decision) == list(dict.fromkeys(["small-similar", expected, "large-different"]))
 
 
 def test_where_a_head_tells_nearly_all_nothing_else_is_raced(similar: Evidence) -> None:

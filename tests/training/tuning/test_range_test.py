@@ -64,7 +64,7 @@ def test_it_leaves_the_model_alone() -> None:
     found = range_test.test(model, plan(), Colours(), PLAIN)
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
     assert len(found.rates) == len(found.losses) > 20
-    assert 1e-5 < found.chosen <= 0.1
+    assert 1e-4 < found.chosen <= 0.1
     assert min(found.losses) < found.losses[0]
 
 
@@ -74,7 +74,7 @@ def test_a_model_that_gives_no_numbers_is_told() -> None:
     with torch.no_grad():
         model.get_parameter("head.linear.bias").fill_(float("nan"))
     with pytest.raises(
-        TuningError, match=r"Expected losses to find a learning rate by. Received: 0 at rates from 1e-05"
+        TuningError, match=r"Expected losses to find a learning rate by. Received: 0 at rates from 0.0001"
     ):
         range_test.test(model, plan(), Colours(), PLAIN)
 
@@ -88,4 +88,4 @@ def test_batches_that_are_harder_than_others_do_not_mislead_it() -> None:
         losses = [PLAIN.loss(model, batch).item() / batch.weights.sum().item() for batch in feed.epoch(0)]
     found = range_test.test(model, plan(), feed, PLAIN)
     assert max(losses) - min(losses) > 0.5
-    assert max(found.losses[:20]) - min(found.losses[:20]) < 0.02
+    assert max(found.losses[:5]) - min(found.losses[:5]) < 0.02
