@@ -13,12 +13,13 @@ FAILED = 2
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
-def run(program: type[BaseSettings], expected: type[Exception] = ExportError) -> int:
+def run(program: type[BaseSettings], expected: type[Exception] = ExportError, afterwards: str = "") -> int:
     """Fill the program's settings from flags and environment, run its `cli_cmd`, and answer with an exit status.
 
     Args:
         program: The settings; `cli_prog_name` of their configuration is the program's name.
         expected: The root of the errors that the program raises on purpose, beside export's and the service's.
+        afterwards: What a person who interrupted it should know.
 
     Returns:
         0, 2 where what was asked for cannot be done, or 130 after Ctrl-C or SIGTERM. Wrong flags exit with 2 at once.
@@ -35,7 +36,7 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError) ->
         sys.stderr.write(f"{name}: error: {error}\n")
         return FAILED
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted\n")
+        sys.stderr.write(f"{name}: interrupted{f'; {afterwards}' if afterwards else ''}\n")
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)

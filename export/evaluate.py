@@ -70,7 +70,7 @@ def evaluate(path: Path, data: Path, steps: Steps) -> Evaluation:
         engine = Engine(loaded.graph, cpu.usable())
         proof.prove(loaded, engine)
     with steps.step("read the labels"):
-        images = _held_out(labelled.read(data))
+        images = labelled.held_out(labelled.read(data))
         expected = _columns(images, loaded.labels)
     with steps.step("answer the images", total=len(images)) as advance:
         logits = _answers([each.path for each in images], loaded, engine, advance)
@@ -94,13 +94,6 @@ def table(evaluation: Evaluation) -> str:
     shown = "" if len(worst) == len(present) else f"the {len(worst)} of the lowest F1 of {len(present)} classes:\n"
     rows = [("class", "images", "recall", "95 % interval", "precision", "F1"), *map(_class_row, worst)]
     return f"{_title(evaluation)}\n\n{aligned(overall)}\n{shown}{aligned(rows)}"
-
-
-def _held_out(images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    for split in ("test", "validation"):
-        if chosen := [each for each in images if each.split == split]:
-            return chosen
-    return list(images)
 
 
 def _columns(images: Sequence[LabelledImage], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -84,6 +84,24 @@ def read(source: Path) -> tuple[LabelledImage, ...]:
     return images
 
 
+def table(images: Iterable[LabelledImage]) -> str:
+    """What `read` reads the same images from: the text of a .csv file, with absolute paths."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for each in images:
+        writer.writerow((each.path.absolute(), each.label, each.group or "", each.weight, each.split or ""))
+    return file.getvalue()
+
+
+def held_out(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """Those of `test`, or where there are none of `validation`; all of them where the data names no splits."""
+    for split in ("test", "validation"):
+        if chosen := [each for each in images if each.split == split]:
+            return chosen
+    return list(images)
+
+
 def images_below(folder: Path) -> list[Path]:
     """The images in a folder and in those below it, sorted by path; DataError where one of them cannot be read."""
     return sorted(path for path in _below(folder) if path.suffix.lower() in _SUFFIXES)

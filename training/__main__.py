@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, get_subcommand
 from rich.console import Console
 
@@ -80,7 +80,11 @@ class Fit(_OfImages):
         "from a random start. auto goes by evidence and tries what is plausible.",
     )
     time_limit_min: float = Field(60.0, gt=0, description="How long it may take about, in minutes.")
-    unfreeze_from: str | None = Field(None, description="First part of the backbone that trains: c1 to c5, or top.")
+    unfreeze_from: str | None = Field(
+        None,
+        description="First part of the backbone that trains: a stage, c1 to c5 (docs/backbones.md lists them), or top, "
+        "what runs behind the last one.",
+    )
     epochs: int | None = Field(None, ge=1, description="How often fine-tuning shows each image.")
     rate: Literal["recipe/10", "recipe", "range test"] | float | None = Field(
         None,
@@ -124,6 +128,13 @@ class Fit(_OfImages):
         "and keep what the frozen part of the backbone makes of them: an epoch costs only the part that trains.",
     )
 
+    plan: dict[str, str] = Field(
+        {},
+        description="Any other setting of a fine-tuning, as NAME=VALUE; may be given several times: weight_decay, "
+        "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, patience, precision, "
+        "channels_last or compile, which docs/regimes.md explains.",
+    )
+
     def cli_cmd(self) -> None:
         """Make the run, then print how good it is and where it lies."""
         # Of the processes that torchrun started one speaks for all.
@@ -135,7 +146,7 @@ class Fit(_OfImages):
             from training.dataset import Plan  # noqa: PLC0415
 
         wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "batch_norm", "cached_views")
-        changes = {name: value for name in wished if (value := getattr(self, name)) is not None}
+        changes = {name: value for name in wished if (value := getattr(self, name)) is not None} | _settings(self)
         order = fit.Order(
             source=self.data,
             plan=Plan(self.on_bad, self.test_fraction, self.seed),
@@ -160,6 +171,24 @@ class Fit(_OfImages):
         if first:
             print("\n".join(made.result.summary()))
             print(f"Wrote {self.out}, look at {self.out / 'report.html'}. {_export(self.out)}")
+
+
+def _settings(asked: Fit) -> dict[str, object]:
+    """What --plan says, checked."""
+    # As above.
+    from training.tuning.plan import Plan  # noqa: PLC0415
+
+    known = [name for name in Plan.model_fields if name not in Fit.model_fields]
+    if unknown := sorted(asked.plan.keys() - set(known)):
+        raise TrainingError(f"--plan: expected one of {', '.join(known)}. Received: {unknown[0]}.")
+    try:
+        plan = Plan.model_validate({"unfreeze_from": None, **asked.plan})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        name = str(wrong[0]["loc"][0])
+        said = "; or: ".join(each["msg"] for each in wrong if each["loc"][0] == name)
+        raise TrainingError(f"--plan {name}: {said}. Received: {asked.plan[name]}") from error
+    return {name: getattr(plan, name) for name in asked.plan}
 
 
 def _begun(asked: Fit) -> Path | None:
@@ -282,9 +311,11 @@ class Pretrain(BaseSettings):
             steps,
         )
         print("\n".join(made.summary()))
+        sides = {"--crop-px": self.crop_px, "--resize-px": self.resize_px}
+        shown = "".join(f" {flag} {side}" for flag, side in sides.items() if side is not None)
         print(
             f"Wrote {self.out}. Go on with: vertebra-train fit --init {shlex.quote(str(self.out))} "
-            f"--backbone {self.backbone} --data LABELLED --out RUN"
+            f"--backbone {self.backbone}{shown} --data LABELLED --out RUN"
         )
 
 
@@ -405,7 +436,10 @@ class Visualize(BaseSettings):
     model_config = _SETTINGS
 
     model: CliPositionalArg[str] = Field(description="Folder of a run, or the name of a backbone.")
-    images: Path = Field(description="Folder of images, of which the first 16 by name are drawn.")
+    images: Path = Field(
+        description="Folder with images anywhere below it, or a table like images.csv of a run, of which those count "
+        "that were held out. At most 16 are drawn."
+    )
     out: Path = Field(description="Folder to write the pictures to, which must not exist yet.")
 
     def cli_cmd(self) -> None:
@@ -500,7 +534,7 @@ class Train(BaseSettings):
 
 def main() -> int:
     """Run the program; see command.run for the exit status."""
-    return command.run(Train, TrainingError)
+    return command.run(Train, TrainingError, "the same command goes on with what is in the cache")
 
 
 if __name__ == "__main__":

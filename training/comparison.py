@@ -118,13 +118,20 @@ class Comparison(_Frozen):
     def lines(self) -> tuple[str, ...]:
         """A table for a terminal, and what speaks against believing it."""
         width = max(len(printable(start.name)) for start in self.starts)
-        said = [f"{'labels':>8}  {'start':<{width}}  {'best':>6}  {'test':>22}  arrived"]
+        said = [self.legend(), f"{'labels':>8}  {'start':<{width}}  {'validation':>10}  {'test':>22}  arrived"]
         for cell in self.cells:
             best = max(point.accuracy for point in cell.curve)
             test = f"{cell.test.value:.1%} ({cell.test.low:.1%} to {cell.test.high:.1%})" if cell.test else ""
             start = printable(cell.start)
-            said.append(f"{cell.images:>8,}  {start:<{width}}  {best:>6.1%}  {test:>22}  {self.arrival(cell)}")
+            said.append(f"{cell.images:>8,}  {start:<{width}}  {best:>10.1%}  {test:>22}  {self.arrival(cell)}")
         return (*said, *self.warnings())
+
+    def legend(self) -> str:
+        """What the columns are, in words."""
+        arrived = f"{NEARLY:.0%} of the best with as many labels" if self.reach is None else f"{self.reach:.1%}"
+        return (
+            f"validation: the best epoch's, which is the one that is tested. arrived: validation at {arrived}, and when"
+        )
 
     def arrival(self, cell: Cell) -> str:
         """When a cell arrived, in words."""

@@ -108,8 +108,13 @@ def _chart(rows: tuple[_Row, ...], target: float, across: str, of: Callable[[Poi
     lines = []
     for row in rows:
         dots = tuple(
-            (x(each), y(each.accuracy), f"{row.cell.start}, {of(each):.3g} {across}: {each.accuracy:.1%}")
+            (x(each), y(each.accuracy), f"{row.cell.start}, {_told(of(each))} {across}: {each.accuracy:.1%}")
             for each in row.cell.curve
         )
         lines.append(_Line(row.start, " ".join(f"{across_px},{up_px}" for across_px, up_px, _ in dots), dots))
-    return _Chart(across, f"{last:.3g}", f"{low:.1%}", f"{high:.1%}", y(target), tuple(lines))
+    return _Chart(across, _told(last), f"{low:.1%}", f"{high:.1%}", y(target), tuple(lines))
+
+
+def _told(across: float) -> str:
+    """Epochs as they are, minutes to a tenth."""
+    return str(across) if isinstance(across, int) else f"{across:.1f}"

@@ -12,8 +12,11 @@ from export import run
 from export.command import printable
 from export.errors import RunError
 from export.run import Run
+from training import backbones
+from training.parts import parts
 from training.result import METRICS, Result
 
+_HOW = ("frozen", "trained")
 _HEAD = "head."  # as training/served.py has it
 _SHOWN = 5
 _LONGEST = 60
@@ -30,6 +33,7 @@ def describe(path: Path) -> str:
         Lines for a terminal.
 
     Raises:
+        BackboneError: This timm does not build its backbone.
         RunError: The folder is no run, or was changed; or something was trained that its regime says is frozen.
     """
     described = run.read(path)
@@ -50,14 +54,18 @@ def describe(path: Path) -> str:
 
 def _parts(path: Path, described: Run) -> list[str]:
     """How many numbers each part of the model has, and whether training made them."""
-    sizes: Counter[tuple[str, str]] = Counter()
+    module, _ = backbones.parted(backbones.build(described.backbone.architecture, 0))
+    known = parts(module, described.backbone)
+    owners = {f"backbone.module.{tensor}": part for part, tensors in known.items() for tensor in tensors}
+    # Not as the file has them, which sorts by name, but as they run.
+    sizes: Counter[tuple[str, str]] = Counter({(part, how): 0 for part in (*known, "head") for how in _HOW})
     with safe_open(path / run.WEIGHTS, "pt") as weights:
         names = list(weights.keys())
         _check_trained(path, described, names)
         for name in names:
             how = "trained" if name in described.trained else "frozen"
-            sizes[_part(name), how] += math.prod(weights.get_slice(name).get_shape())
-    return [f"{part:<16}{size:>12,}  {how}" for (part, how), size in sizes.items()]
+            sizes[owners.get(name, "head"), how] += math.prod(weights.get_slice(name).get_shape())
+    return [f"{part:<6}{size:>12,}  {how}" for (part, how), size in sizes.items() if size]
 
 
 def _check_trained(path: Path, described: Run, names: Sequence[str]) -> None:
@@ -70,12 +78,6 @@ def _check_trained(path: Path, described: Run, names: Sequence[str]) -> None:
             f"Expected {path / run.RUN} to name {', '.join(sorted(expected)) or 'nothing'} as trained, which is what "
             f"{described.regime.name} trains. Received: {len(described.trained)} tensors, {wrong[0]} wrongly."
         )
-
-
-def _part(tensor: str) -> str:
-    """The part of a model that a tensor belongs to: "blocks.4" for backbone.module.blocks.4.1.conv_dw.weight."""
-    names = tensor.removeprefix("backbone.module.").split(".")
-    return ".".join(names[:2]) if names[1].isdigit() else names[0]
 
 
 def _measured(path: Path, described: Run) -> dict[str, list[str]]:

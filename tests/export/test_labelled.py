@@ -10,8 +10,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from export import labelled
 from export.errors import DataError
-from export.labelled import LabelledImage, read
+from export.labelled import LabelledImage, held_out, read
 from service.bundle import labels_sha256
 
 
@@ -169,6 +170,24 @@ def test_a_table_in_its_order_with_all_columns(tmp_path: Path) -> None:
         LabelledImage(tmp_path / "z.jpg", "cat", "train", "p1", 0.5),
         LabelledImage(Path("/abs/a.jpg"), "dog", "validation", None, 2.0),
     )
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    images = (
+        LabelledImage(tmp_path / 'a, "b"\n.jpg', "a, b", "train", "p 1", 0.1),
+        LabelledImage(tmp_path / "c.jpg", "\u00fc", "test"),
+        LabelledImage(tmp_path / "d.jpg", "d"),
+    )
+    assert read(table(tmp_path, labelled.table(images))) == images
+
+
+def test_what_is_held_out_is_the_test_or_the_validation_or_all(tmp_path: Path) -> None:
+    train, validation, test, unnamed = (
+        LabelledImage(tmp_path / f"{split}.jpg", "a", split) for split in ("train", "validation", "test", None)
+    )
+    assert held_out([train, validation, test]) == [test]
+    assert held_out([train, validation]) == [validation]
+    assert held_out([unnamed]) == [unnamed]
 
 
 def test_a_table_with_a_path_and_a_label_is_enough(tmp_path: Path) -> None:

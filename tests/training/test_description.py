@@ -13,6 +13,7 @@ from tests.training.test_report import Training
 from training import backbones
 from training.backbones import Card
 from training.description import describe
+from training.parts import parts
 from training.result import METRICS, Fault, Leak, Result
 
 
@@ -51,9 +52,9 @@ def test_it_counts_what_was_trained_and_what_is_frozen(trained: Path, small: Car
     assert found["head", "trained"] == 2 * (32 + 64 + 256) + 2
     frozen = {part: size for (part, how), size in found.items() if how == "frozen"}
     assert sum(frozen.values()) == sum(tensor.numel() for tensor in backbone.state_dict().values())
-    for part in ("conv_stem", "blocks.0", "blocks.4", "conv_head"):
-        inside = [each.numel() for name, each in backbone.state_dict().items() if name.startswith(f"{part}.")]
-        assert frozen[part] == sum(inside)
+    assert list(frozen) == [*(stage.name for stage in small.backbone.stages), "top"]
+    state = backbone.state_dict()
+    assert frozen["top"] == sum(state[name].numel() for name in parts(backbone, small.backbone)["top"])
 
 
 def test_nothing_of_a_run_as_it_is_was_trained(small_run: Path, small: Card) -> None:

@@ -27,7 +27,7 @@ from service import image
 from service.engine import Arrays, Engine
 from tests.training.conftest import features_of, head_of, quiet
 from tests.training.test_store import largest_file
-from training import backbones, features, fit, mlp, report, store
+from training import backbones, dataset, features, fit, mlp, report, store
 from training.__main__ import main
 from training.backbones import Card
 from training.dataset import Plan
@@ -39,7 +39,7 @@ from training.result import Result
 ROOT = Path(__file__).parents[2]
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
 IMAGES = 14  # of each class
-FILES = {"metrics.json", "model.pt2", "report.html", "run.json", "weights.safetensors"}
+FILES = {"images.csv", "metrics.json", "model.pt2", "report.html", "run.json", "weights.safetensors"}
 # As few as there are stages of a fit, and where Ctrl-C may come in each: before, within and after it.
 STEPS = [
     "check the images",
@@ -172,6 +172,16 @@ def test_the_folder_holds_a_whole_run(made: Fit) -> None:
     page = (made.out / "report.html").read_text()
     assert page.startswith("<!")
     assert all(label in page for label in COLOURS)
+
+
+def test_the_images_of_a_run_are_the_same_data_again_and_name_what_was_held_out(made: Fit, tmp_path: Path) -> None:
+    images = labelled.read(made.out / "images.csv")
+    again = dataset.prepare(images, made.order.source, made.order.plan, tmp_path / "cache", lambda _: None)
+    assert again.data == made.trained.result.data
+    written = bundle.make(bundle.Order(made.out, tmp_path / "models", "colours", None), quiet(5)).path
+    asked = evaluate.evaluate(written, made.out / "images.csv", quiet(4))
+    assert (asked.split, asked.images) == ("test", 9)
+    assert asked.scores.accuracy == made.trained.result.scores["test"].accuracy
 
 
 def test_an_easy_problem_is_solved(made: Fit) -> None:
@@ -621,7 +631,7 @@ def test_after_ctrl_c_the_next_run_goes_on(
         patch.setattr(module, name, lambda *_, **__: signal.raise_signal(signal.SIGINT))
         status, out, err = vertebra()
     assert (status, out) == (130, "")
-    assert err.splitlines()[-1] == "vertebra-train: interrupted"
+    assert err.splitlines()[-1] == "vertebra-train: interrupted; the same command goes on with what is in the cache"
     assert hidden(order.cache) == []
     assert not order.out.parent.exists() or list(order.out.parent.iterdir()) == []
     assert vertebra()[0] == 0
@@ -634,7 +644,7 @@ PROCESSES = """
 import os, pickle, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from training import backbones, features, fit, store
+from training import backbones, dataset, features, fit, store
 from training.__main__ import main
 from training.backbones import Card
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from export import run, staging
+from export import labelled, run, staging
 from export.command import printable
 from export.errors import DataError
 from export.progress import Steps
@@ -34,7 +34,7 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: a run's folder or a backbone's name, a folder of images, and the folder to write."""
+    """What to draw: a run's folder or a backbone's name, a folder or table of images, and the folder to write."""
 
     model: str
     images: Path
@@ -77,7 +77,9 @@ class _Subject:
 
 
 def visualize(order: Order, steps: Steps) -> tuple[Drawn, ...]:
-    """Draw a model, and what it makes of the first images of a folder by name, at most 16.
+    """Draw a model, and what it makes of 16 images at most.
+
+    Of a folder, and those below it, they are taken from all over it; of a table the first that are held out.
 
     Writes filters.png, and a folder for each image: image.png as the model is shown it; a sheet for each stage, the
     mean over its channels and then those that differ most from cell to cell, each cell a square of as many pixels as
@@ -128,14 +130,14 @@ def _subject(named: str) -> _Subject:
     return _Subject(card.backbone, card.geometry, backbone, None, ())
 
 
-def _images(folder: Path) -> list[Path]:
-    try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in image.SUFFIXES)
-    except OSError as error:
-        raise DataError(f"Expected a folder of images. Received: {folder}: {error.strerror}.") from error
+def _images(source: Path) -> list[Path]:
+    if source.is_file():
+        return [each.path for each in labelled.held_out(labelled.read(source))][:MOST]
+    found = [path for path in labelled.images_below(source) if path.suffix.lower() in image.SUFFIXES]
     if not found:
-        raise DataError(f"Expected {image.NAMES} files in {folder}. Received: none.")
-    return found[:MOST]
+        raise DataError(f"Expected {image.NAMES} files in {source}. Received: none.")
+    # Of a folder for each class some of each.
+    return [found[place] for place in np.linspace(0, len(found) - 1, min(MOST, len(found)), dtype=int)]
 
 
 def _pixels(path: Path, geometry: CropGeometry) -> NDArray[np.uint8]:

@@ -105,7 +105,9 @@ class Pretraining(_Frozen):
         seen = f"{self.images} images without labels ({self.data}, SHA-256 {self.data_sha256[:_SHORT]})"
         update = {
             "source": f"self-pretrained by {self.method} on {seen}, from {begun}",
-            "licence": self.parent.licence if self.parent else "none; that of the images is for who gave them to know",
+            "licence": self.parent.licence
+            if self.parent
+            else "that of the images that it learnt from, which is not known here",
             "weights_sha256": self.weights_sha256,
             "recipe": Recipe(
                 source="vertebra-train pretrain",

@@ -51,5 +51,5 @@ def warnings(rate: float, recipe: Recipe, batch_size: int, *, from_random: bool)
     return (
         f"The learning rate {rate:.3g} is over {most:.3g}, which this backbone was pretrained with "
         f"({recipe.optimizer}, {recipe.learning_rate_per_256:g} for each {_PER_IMAGES} images): what it has learnt may "
-        "be lost.",
+        "be lost. Look at how the training loss begins in the report: where it rises at first, give a lower --rate.",
     )

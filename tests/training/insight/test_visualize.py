@@ -1,5 +1,6 @@
 """A person sees what a model sees: a picture of every stage, of the filters, of what an answer rests on."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,12 +115,20 @@ def test_a_backbone_without_classes_has_maps_and_no_answer(
     assert (tmp_path / "out" / "01-a" / "c5.png").exists()
 
 
-def test_of_many_images_the_first_are_drawn(small_run: Path, images: Path, tmp_path: Path) -> None:
-    for number in range(20):
-        photograph((70, 70)).save(images / f"{'x' * 200}{number:02}.png")
+def test_of_many_images_some_of_every_class_are_drawn(small_run: Path, images: Path, tmp_path: Path) -> None:
+    for label in ("zebra", "zoo"):
+        (images / label).mkdir()
+        for number in range(14):
+            photograph((70, 70)).save(images / label / f"{'x' * 200}{number:02}.png")
     found = drawn(small_run, images, tmp_path / "out")
     assert len(found) == visualize.MOST == 16
+    assert Counter(each.path.parent.name for each in found) == {"images": 2, "zebra": 7, "zoo": 7}
     assert len([each for each in (tmp_path / "out").iterdir() if each.is_dir()]) == 16
+
+
+def test_of_a_table_the_held_out_images_are_drawn(small_run: Path, images: Path, tmp_path: Path) -> None:
+    (table := images / "images.csv").write_text("path,label,split\na.jpg,x,train\nb.png,x,test\n")
+    assert [each.path.name for each in drawn(small_run, table, tmp_path / "out")] == ["b.png"]
 
 
 def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(small_run: Path, images: Path, tmp_path: Path) -> None:
@@ -127,7 +136,9 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(small_run: Path, ima
     empty.mkdir()
     with pytest.raises(DataError, match=r"^Expected JPEG, .* files in .*empty. Received: none.$"):
         drawn(small_run, empty, out)
-    with pytest.raises(DataError, match=r"^Expected a folder of images. Received: .*gone: No such file or directory.$"):
+    with pytest.raises(
+        DataError, match=r"^Expected a folder that can be read. Received: .*gone: No such file or directory.$"
+    ):
         drawn(small_run, tmp_path / "gone", out)
     (images / "a.jpg").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"^Expected an image that can be read. Received: .*a.jpg: Expected a JPEG"):

@@ -25,5 +25,6 @@ def test_a_rate_over_the_original_warns() -> None:
     assert rates.warnings(0.1, LITE0, 64, from_random=True) == ()
     assert rates.warnings(0.0041, LITE0, 64, from_random=False) == (
         "The learning rate 0.0041 is over 0.004, which this backbone was pretrained with (RMSProp, decay 0.9, momentum "
-        "0.9, 0.016 for each 256 images): what it has learnt may be lost.",
+        "0.9, 0.016 for each 256 images): what it has learnt may be lost. Look at how the training loss begins in the "
+        "report: where it rises at first, give a lower --rate.",
     )
