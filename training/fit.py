@@ -344,7 +344,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     """Train by the plan that won on all training images, and ask about the held-out ones."""
     plan = plans[raced.race.chosen if raced else 0]
     if plan.tuning is None:
-        return _headed(start, plan, raced and raced.race, steps)
+        return _headed(start, plan, raced.race if raced else None, steps)
     steps.more(1 + len(start.held_out))
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
@@ -363,7 +363,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     fine_tuned = tuned.fine_tune(ground, within, probed, steps, tested)
     return _Made(
         plan=plan,
-        race=raced and raced.race,
+        race=raced.race if raced else None,
         card=fine_tuned.card,
         head=fine_tuned.head,
         module=fine_tuned.module,

@@ -168,7 +168,7 @@ def race(  # noqa: PLR0917
         return None if plan.start == "random" else probes[plan.taps]
 
     tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
-    left = _affordable(short, {place: plans[place] for place in tunings}, head, limit_s, ledger)
+    left = list(_affordable(short, {place: plans[place] for place in tunings}, head, limit_s, ledger))
     for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
         # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
         for place in sorted(left, reverse=True):

@@ -28,7 +28,6 @@ from training.taps import TappedBackbone, pooled
 from training.tuning import activations, augmentation, batches, devices, imbalance, loop, pace, pixels
 from training.tuning.activations import CutFeed, Shown
 from training.tuning.batches import Augmented, Batch, Plain
-from training.tuning.crops import Crops
 from training.tuning.imbalance import Treatment
 from training.tuning.journal import METRICS
 from training.tuning.loop import Learner, Lessons
@@ -257,7 +256,7 @@ def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixe
         augmentation=augmentation.preset(
             candidate.augmentation, turns=ground.turns, images=len(ground.train), epochs=plan.epochs
         ),
-        crops=Crops(ground.geometry, epochs=plan.epochs),
+        geometry=ground.geometry,
         seed=ground.seed,
         views=plan.cached_views,
     )

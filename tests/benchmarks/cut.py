@@ -30,7 +30,6 @@ from training.taps import TappedBackbone
 from training.tuning import activations, augmentation, batches, imbalance, loop, pixels
 from training.tuning.activations import CutFeed, Shown
 from training.tuning.batches import Augmented
-from training.tuning.crops import Crops
 from training.tuning.feed import Feed
 from training.tuning.loop import Learner, Lessons
 from training.tuning.model import HEAD, Tunable
@@ -72,7 +71,7 @@ class Lesson:
         counts = torch.bincount(self.images.labels(self.images.train)).tolist()
         data = batches.images(self.images.train, framed, imbalance.treat("none", counts))
         light = augmentation.preset("light", turns=True, images=len(framed), epochs=self.plan.epochs)
-        return Augmented(data, Order(data.labels, BATCH), light, Crops(GEOMETRY), SEED, LOOKS)
+        return Augmented(data, Order(data.labels, BATCH), light, GEOMETRY, SEED, LOOKS)
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,9 @@ def probe(ground: Ground, labels: tuple[str, ...], part: Sequence[Sample], steps
 def mirror_answers(module: Served, ground: Ground, samples: Sequence[Sample]) -> NDArray[np.float32]:
     """What a model makes of mirror images: float32 `[N, C]`."""
     kept = pixels.served(samples, ground.geometry, ground.cache, lambda _: None)
-    batches = Plain(kept, np.array([sample.label for sample in samples]), 64, mirrored=True).batches()
+    batches = Plain(kept, np.array([sample.label for sample in samples]), 64).batches()
     with torch.inference_mode():
-        return np.concatenate([module(batch.pixels)[LOGITS].numpy() for batch in batches])
+        return np.concatenate([module(batch.pixels.flip(2))[LOGITS].numpy() for batch in batches])
 
 
 def some(images: Sequence[LabelledImage], count: int, seed: int) -> list[LabelledImage]:

@@ -443,6 +443,17 @@ def test_fit_prints_how_good_it_is_and_the_next_command(vertebra: Program, order
     assert [line.split()[0] for line in err.splitlines()] == [f"{number}/9" for number in range(1, 10)]
 
 
+def test_any_setting_of_a_plan_can_be_named_and_the_run_says_so(vertebra: Program, order: Order) -> None:
+    flags = ["--regime", "large-similar", "--epochs", 1, "--rate", 0.01]
+    status, _, err = vertebra(*flags, "--plan", "label_smoothing=0.1", "--plan", "patience=3")
+    assert status == 0
+    assert "Not used, because there is no validation split: patience." in err
+    way = Result.model_validate_json((order.out / "metrics.json").read_bytes()).way
+    assert way.tuning is not None
+    assert (way.tuning.plan.label_smoothing, way.tuning.plan.patience) == (0.1, 3)
+    assert {"label-smoothing 0.1", "patience 3"} < set(way.overridden)
+
+
 def test_an_empty_folder_is_refused(vertebra: Program, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     vertebra.refuses(
@@ -555,6 +566,9 @@ def test_a_run_that_exists_is_left_alone(vertebra: Program, order: Order) -> Non
         (["--crop-px", 96, "--resize-px", 64], r"Expected a resize of 96 \(the crop\) to 2048 pixels\. Received: 64\."),
         (["--views", -1], r"--views: Input should be greater than or equal to 0\. Received: -1"),
         (["--test-fraction", 1], r"--test-fraction: Input should be less than 1\. Received: 1"),
+        (["--plan", "label_smoothing=2"], r"--plan label_smoothing: Input should be less than 1\. Received: 2"),
+        (["--plan", "average=mean"], r"--plan average: Input should be 'none', 'ema' or 'tail'\. Received: mean"),
+        (["--plan", "epochs=2"], r"--plan: expected one of weight_decay, .*, compile\. Received: epochs\."),
         (["--backbone", "nope"], r"Expected one of the backbones .*, small, .* Received: nope\."),
     ],
 )

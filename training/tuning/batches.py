@@ -25,7 +25,6 @@ from service.bundle import CropGeometry
 from training.dataset import Sample
 from training.errors import TuningError
 from training.tuning.augmentation import Augmentation, augmented
-from training.tuning.crops import Crops
 from training.tuning.imbalance import Treatment
 from training.tuning.mixing import Rows, mixed
 from training.tuning.order import Draws, Order, share
@@ -130,19 +129,19 @@ class Augmented:
         data: The images.
         order: Which of them a step shows.
         augmentation: What may happen to them.
-        crops: How large they are.
+        geometry: How large they are.
         seed: Every random number follows from it.
         views: How many looks an image has, which the epochs show in turn; None for another one each time. What a frozen
             prefix makes of so many views can be cached.
 
     Raises:
-        TuningError: An image has no view; or so many, and is mixed or changes its size, so that it has more.
+        TuningError: An image has no view; or so many, and is mixed, so that it has more.
     """
 
     data: Images
     order: Order
     augmentation: Augmentation
-    crops: Crops
+    geometry: CropGeometry
     seed: int
     views: int | None = None
 
@@ -151,9 +150,8 @@ class Augmented:
             return
         if self.views < 1:
             raise TuningError(f"Expected at least one view of an image. Received: {self.views}.")
-        if self.augmentation.mixing or self.crops.smaller:
-            what = "mixed" if self.augmentation.mixing else "of a size that changes"
-            raise TuningError(f"Expected images that can have {self.views} views. Received: images that are {what}.")
+        if self.augmentation.mixing:
+            raise TuningError(f"Expected images that can have {self.views} views. Received: images that are mixed.")
 
     @property
     def images(self) -> int:
@@ -187,7 +185,7 @@ class Augmented:
         """Names all that the pixels of `view` follow from: files, geometry, augmentation, seed and versions."""
         facts = {
             "images": hashlib.sha256(b"".join(self.data.pixels.keys)).hexdigest(),
-            "geometry": asdict(self.crops.geometry),
+            "geometry": asdict(self.geometry),
             "augmentation": asdict(self.augmentation),
             "seed": self.seed,
             "revision": _REVISION,
@@ -211,9 +209,9 @@ class Augmented:
             number: Which view, from 0.
 
         Yields:
-            uint8 `[B, crop_height_px, crop_width_px, 3]`, of the size that training ends with.
+            uint8 `[B, crop_height_px, crop_width_px, 3]`.
         """
-        show = partial(self._shown, epoch=number, geometry=self.crops.geometry)
+        show = partial(self._shown, epoch=number)
         parts = (Draws(places, np.zeros_like(places)) for places in _parts(len(self.data.labels), self.order.batch))
         with closing(ahead.mapped(show, parts, _threads(), _AHEAD)) as made:
             for each in made:
@@ -223,26 +221,26 @@ class Augmented:
         step, draws = numbered
         count = len(draws.places)
         part = share(count, rank, world)
-        geometry = self.crops.at(epoch, step, self.order.steps)
         if self.augmentation.mixing:
             # Each with its neighbour in the whole batch, whatever the shares: one image more than the share.
-            rows = self._rows(draws, np.r_[(part.positions[0] - 1) % count, part.positions], epoch, geometry)
+            rows = self._rows(draws, np.r_[(part.positions[0] - 1) % count, part.positions], epoch)
             random = np.random.default_rng([self.seed, epoch, step, _MIXES])
             rows = mixed(_part(rows, slice(1, None)), _part(rows, slice(None, -1)), random)
         else:
-            rows = self._rows(draws, part.positions, epoch, geometry)
+            rows = self._rows(draws, part.positions, epoch)
         weights = np.where(part.is_real, rows.weights, np.float32(0))
         return Batch(torch.from_numpy(rows.pixels), torch.from_numpy(rows.targets), torch.from_numpy(weights))
 
-    def _rows(self, draws: Draws, positions: NDArray[np.int64], epoch: int, geometry: CropGeometry) -> Rows:
+    def _rows(self, draws: Draws, positions: NDArray[np.int64], epoch: int) -> Rows:
         chosen = Draws(draws.places[positions], draws.repeats[positions])
-        shown = self._shown(chosen, epoch, geometry)
+        shown = self._shown(chosen, epoch)
         return Rows(shown, self._targets(chosen.places), self.data.weights[chosen.places])
 
     def _targets(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.eye(self.data.classes, dtype=np.float32)[self.data.labels[places]]
 
-    def _shown(self, draws: Draws, epoch: int, geometry: CropGeometry) -> NDArray[np.uint8]:
+    def _shown(self, draws: Draws, epoch: int) -> NDArray[np.uint8]:
+        geometry = self.geometry
         frames = self.data.pixels.read(draws.places)
         shown = np.empty((len(frames), geometry.crop_height_px, geometry.crop_width_px, 3), np.uint8)
         for row, (frame, place, repeat) in enumerate(zip(frames, draws.places, draws.repeats, strict=True)):
@@ -260,13 +258,11 @@ class Plain:
         pixels: The images, as `pixels.served` keeps them.
         labels: int64 `[N]`: the class of each.
         batch: Images a batch.
-        mirrored: Whether the mirror images are shown: the mean of both answers is often better than either.
     """
 
     pixels: Pixels
     labels: NDArray[np.int64]
     batch: int
-    mirrored: bool = False
 
     def batches(self) -> Generator[Labelled]:
         """All images in their order, the last batch being smaller."""
@@ -274,9 +270,7 @@ class Plain:
             yield from made
 
     def _labelled(self, places: NDArray[np.int64]) -> Labelled:
-        shown = self.pixels.read(places)
-        pixels = np.ascontiguousarray(shown[:, :, ::-1]) if self.mirrored else shown
-        return Labelled(torch.from_numpy(pixels), torch.from_numpy(self.labels[places]))
+        return Labelled(torch.from_numpy(self.pixels.read(places)), torch.from_numpy(self.labels[places]))
 
 
 def _parts(images: int, batch: int) -> Iterator[NDArray[np.int64]]:

@@ -22,7 +22,6 @@ from training.errors import CacheError, TuningError
 from training.tuning import imbalance, pixels
 from training.tuning.augmentation import Augmentation, preset
 from training.tuning.batches import Augmented, Batch, Batches, Images, Plain, images
-from training.tuning.crops import Crops
 from training.tuning.order import Order
 
 GEOMETRY = CropGeometry(36, 32, 32, Interpolation.INTERPOLATION_BICUBIC)
@@ -47,7 +46,7 @@ def data(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Ima
 
 
 def fed(data: Images, how: Augmentation = STRONG, batch: int = 6, **changes: object) -> Augmented:
-    made = Augmented(data, Order(data.labels, batch), how, Crops(GEOMETRY), 0)
+    made = Augmented(data, Order(data.labels, batch), how, GEOMETRY, 0)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -160,12 +159,6 @@ def test_an_image_that_is_drawn_again_looks_otherwise(data: Images) -> None:
     assert len({shown.numpy().tobytes() for shown in rare}) == len(rare)
 
 
-def test_crops_grow_with_the_steps(data: Images) -> None:
-    growing = fed(data, crops=Crops(GEOMETRY, ((0.7, 16),), epochs=2))
-    sides = [batch.pixels.shape[1] for epoch in (0, 1) for batch in growing.epoch(epoch)]
-    assert sides == [16] * 6 + [32] * 2
-
-
 def test_so_many_views_come_in_turn_and_are_what_a_cache_can_keep(data: Images) -> None:
     how = replace(STRONG, mixing=False)
     viewed = fed(data, how, views=2)
@@ -191,7 +184,7 @@ def test_what_views_follow_from_has_a_name(data: Images) -> None:
         viewed.sha256,
         fed(data, replace(how, area=0.9), views=2).sha256,
         fed(data, how, views=2, seed=1).sha256,
-        fed(data, how, views=2, crops=Crops(replace(GEOMETRY, crop_width_px=16))).sha256,
+        fed(data, how, views=2, geometry=replace(GEOMETRY, crop_width_px=16)).sha256,
         fed(replace(data, pixels=replace(data.pixels, keys=data.pixels.keys[::-1])), how, views=2).sha256,
     }
     assert len(others) == 5
@@ -209,8 +202,6 @@ def test_views_that_cannot_be_are_refused(data: Images) -> None:
         fed(data, views=0)
     with pytest.raises(TuningError, match=r"Expected images that can have 2 views\. Received: images that are mixed\."):
         fed(data, views=2)
-    with pytest.raises(TuningError, match=r"can have 2 views\. Received: images that are of a size that changes\."):
-        fed(data, Augmentation(), views=2, crops=Crops(GEOMETRY, ((0.5, 16),)))
 
 
 def workers() -> list[str]:
@@ -263,9 +254,9 @@ def test_a_single_image_of_any_size_can_be_learnt_from(
     assert batch.weights.tolist() == [0.5]
 
 
-def plain(samples: list[Sample], cache: Path, batch: int, *, mirrored: bool = False) -> Plain:
+def plain(samples: list[Sample], cache: Path, batch: int) -> Plain:
     kept = pixels.served(samples, GEOMETRY, cache, ignore)
-    return Plain(kept, np.array([sample.label for sample in samples], np.int64), batch, mirrored)
+    return Plain(kept, np.array([sample.label for sample in samples], np.int64), batch)
 
 
 def shown(of: Plain) -> tuple[Tensor, Tensor]:
@@ -280,9 +271,6 @@ def test_validation_shows_what_is_served_in_the_order_of_the_data(samples: list[
     served = [image.read(sample.path.read_bytes(), GEOMETRY, image.ImageLimits()) for sample in samples]
     np.testing.assert_array_equal(pixels.numpy(), served)
     assert (labels.dtype, labels.tolist()) == (torch.int64, LABELS.tolist())
-    mirrored, same_labels = shown(plain(samples, tmp_path, 10, mirrored=True))
-    assert torch.equal(mirrored, pixels.flip(2))
-    assert torch.equal(same_labels, labels)
 
 
 def test_an_empty_split_has_no_batches(tmp_path: Path) -> None:
