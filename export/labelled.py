@@ -87,10 +87,14 @@ def read(source: Path) -> tuple[LabelledImage, ...]:
 def table(images: Iterable[LabelledImage]) -> str:
     """What `read` reads the same images from: the text of a .csv file, with absolute paths."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file)
     writer.writerow(_COLUMNS)
     for each in images:
-        writer.writerow((each.path.absolute(), each.label, each.group or "", each.weight, each.split or ""))
+        path = each.path.absolute()
+        # The folder that one works in may have a name that is not UTF-8.
+        writer.writerow(
+            (path if _is_utf8(path) else each.path, each.label, each.group or "", each.weight, each.split or "")
+        )
     return file.getvalue()
 
 
@@ -145,7 +149,8 @@ def _read_classes(folders: Iterable[Path], split: Split | None) -> Iterator[Labe
         images = images_below(folder)
         if not images:
             raise DataError(f"Expected images of the class {folder.name!r}. Received: none in {folder}. Remove it.")
-        label = unicodedata.normalize("NFC", folder.name)
+        # As a table's.
+        label = unicodedata.normalize("NFC", folder.name).strip()
         yield from (LabelledImage(path, label, split) for path in images)
 
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubComm
 from rich.console import Console
 
 from export import command
+from export.command import printable
 from export.progress import Steps
 from training.errors import TrainingError
 
@@ -128,8 +129,8 @@ class Fit(_OfImages):
         "and keep what the frozen part of the backbone makes of them: an epoch costs only the part that trains.",
     )
 
-    plan: dict[str, str] = Field(
-        {},
+    plan: list[str] = Field(
+        [],
         description="Any other setting of a fine-tuning, as NAME=VALUE; may be given several times: weight_decay, "
         "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, patience, precision, "
         "channels_last or compile, which docs/regimes.md explains.",
@@ -178,17 +179,22 @@ def _settings(asked: Fit) -> dict[str, object]:
     # As above.
     from training.tuning.plan import Plan  # noqa: PLC0415
 
+    if wrong := [each for each in asked.plan if "=" not in each]:
+        raise TrainingError(f"Expected for --plan NAME=VALUE. Received: {printable(wrong[0])}.")
+    figures = dict(each.split("=", 1) for each in asked.plan)
     known = [name for name in Plan.model_fields if name not in Fit.model_fields]
-    if unknown := sorted(asked.plan.keys() - set(known)):
-        raise TrainingError(f"--plan: expected one of {', '.join(known)}. Received: {unknown[0]}.")
+    if unknown := sorted(figures.keys() - set(known)):
+        raise TrainingError(f"Expected for --plan one of {', '.join(known)}. Received: {printable(unknown[0])}.")
+    if asked.deterministic and (twice := sorted(figures.keys() & {"precision", "channels_last"})):
+        raise TrainingError(f"Expected --deterministic or --plan {twice[0]}. Received: both.")
     try:
-        plan = Plan.model_validate({"unfreeze_from": None, **asked.plan})
+        plan = Plan.model_validate({"unfreeze_from": None, **figures})
     except ValidationError as error:
-        wrong = error.errors(include_url=False)
-        name = str(wrong[0]["loc"][0])
-        said = "; or: ".join(each["msg"] for each in wrong if each["loc"][0] == name)
-        raise TrainingError(f"--plan {name}: {said}. Received: {asked.plan[name]}") from error
-    return {name: getattr(plan, name) for name in asked.plan}
+        found = error.errors(include_url=False)
+        name = str(found[0]["loc"][0])
+        said = "; or: ".join(each["msg"] for each in found if each["loc"][0] == name)
+        raise TrainingError(f"--plan {name}: {said}. Received: {printable(figures[name])}") from error
+    return {name: getattr(plan, name) for name in figures}
 
 
 def _begun(asked: Fit) -> Path | None:
@@ -534,7 +540,7 @@ class Train(BaseSettings):
 
 def main() -> int:
     """Run the program; see command.run for the exit status."""
-    return command.run(Train, TrainingError, "the same command goes on with what is in the cache")
+    return command.run(Train, TrainingError, "what is in the cache need not be computed again")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,12 @@ def _parts(path: Path, described: Run) -> list[str]:
         names = list(weights.keys())
         _check_trained(path, described, names)
         for name in names:
+            if not name.startswith(_HEAD) and name not in owners:
+                raise RunError(f"Expected tensors of {described.backbone.architecture}. Received: {name} in {path}.")
             how = "trained" if name in described.trained else "frozen"
-            sizes[owners.get(name, "head"), how] += math.prod(weights.get_slice(name).get_shape())
+            sizes["head" if name.startswith(_HEAD) else owners[name], how] += math.prod(
+                weights.get_slice(name).get_shape()
+            )
     return [f"{part:<6}{size:>12,}  {how}" for (part, how), size in sizes.items() if size]
 
 

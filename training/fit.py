@@ -50,7 +50,7 @@ _BACKBONE = "backbone."  # as Served has it
 _SPENT = 0.85
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 1
+_LEDGER = 2
 
 
 @dataclass(frozen=True)
@@ -345,7 +345,6 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     plan = plans[raced.race.chosen if raced else 0]
     if plan.tuning is None:
         return _headed(start, plan, raced.race if raced else None, steps)
-    steps.more(1 + len(start.held_out))
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
@@ -360,6 +359,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
         return _headed(
             start, plans[instead], raced.race.model_copy(update={"chosen": instead, "reason": reason}), steps
         )
+    steps.more(1 + len(start.held_out))
     fine_tuned = tuned.fine_tune(ground, within, probed, steps, tested)
     return _Made(
         plan=plan,
@@ -502,7 +502,7 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         epochs=plan.tuning.epochs if plan.tuning else None,
         advised=decision.advised if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start.order, plan, fine_tunes=made.race is not None or plan.tuning is not None),
+        overridden=_overridden(start, plan, fine_tunes=made.race is not None or plan.tuning is not None),
         race=made.race,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
@@ -520,9 +520,9 @@ def _seen(start: _Start) -> int:
     return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
-def _overridden(order: Order, plan: Candidate, *, fine_tunes: bool) -> tuple[str, ...]:
+def _overridden(start: _Start, plan: Candidate, *, fine_tunes: bool) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
-    how = order.how
+    order, how = start.order, start.order.how
     asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
     asked |= {} if order.backbone == opening.AUTO else {"backbone": order.backbone}
     asked |= {} if how.weights is None else {"weights": how.weights}
@@ -531,8 +531,9 @@ def _overridden(order: Order, plan: Candidate, *, fine_tunes: bool) -> tuple[str
     if fine_tunes:
         asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
         # A plan that freezes nothing has nothing to cache.
-        nothing = plan.tuning is not None and plan.tuning.cached_views is None
-        asked |= {name: each for name, each in how.changes.items() if name != "cached_views" or not nothing}
+        without = {"cached_views"} if plan.tuning is not None and plan.tuning.cached_views is None else set()
+        without |= set() if "validation" in start.data.splits else {"patience"}
+        asked |= {name: each for name, each in how.changes.items() if name not in without}
     told = tuple(f"{name.replace('_', '-')} {value}" for name, value in asked.items())
     return (*told, "turns") if how.turns and fine_tunes else told
 

@@ -1,8 +1,9 @@
 """Races the plans that are worth it on a part of the training images, within a time; the test images are never read.
 
-Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. The best
-wins, and of equals the cheapest. Where the time is too short to try all of them, those are tried that train most of the
-backbone: from a head that is fitted already they can do whatever the others can.
+Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. Of those
+within one standard error of the best the one wins that trains most, because a short training shows less than it would
+gain, and of heads the cheapest. Where the time is too short to try all plans, those are tried that train most: from a
+head that is fitted already they can do whatever the others can.
 """
 
 import math
@@ -32,6 +33,8 @@ from training.tuning.record import RangeTest
 _ROUNDS = (0.15, 0.25)
 # A short training that shows less of what its plan would show says little of it.
 _TELLING = 0.25
+# A winner that can be shown less of what it has won with is no winner any more.
+_ENOUGH = 0.5
 # Of the images of a class a short training shows at least so many.
 _FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
@@ -58,13 +61,13 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Raced:
-    """A race, and what the range test of the plan that won saw, if it had one: its rate need not be found again."""
+    """A race, and the range test whose rate the plan that won had, if there was one: it need not be found again."""
 
     race: Race
     tested: RangeTest | None
 
     def instead(self, shown: int) -> int | None:
-        """The place of the head to take where the winner cannot be shown as many images as it has won with.
+        """The place of the head to take where the winner cannot be shown half as many images as it has won with.
 
         Args:
             shown: How many images there is time to show it.
@@ -74,7 +77,7 @@ class Raced:
         """
         won = max((heat.images * heat.epochs for heat in self.race.heats if heat.plan == self.race.chosen), default=0)
         frozen = [heat for heat in self.race.heats if not heat.epochs]
-        if shown >= won or not frozen:
+        if shown >= _ENOUGH * won or not frozen:
             return None
         return max(frozen, key=lambda heat: heat.accuracy).plan
 
@@ -95,10 +98,12 @@ class _Cut(BaseModel):
     epochs: int
 
 
-class _Affordable(BaseModel):
-    """Which fine-tunings there is time to try."""
+class _Room(BaseModel):
+    """Which fine-tunings there is time to try, how fast the dearest is, and how many images finding a rate costs."""
 
     places: tuple[int, ...]
+    images_per_s: float
+    testing: float
 
 
 class _Tried(BaseModel):
@@ -158,7 +163,8 @@ def race(  # noqa: PLR0917
             )
             runners[place] = _Runner(plan, right)
     probes: dict[tuple[str, ...], Probed] = {}
-    tested: dict[str, RangeTest | None] = {}
+    # By the place of the plan, and of all that start alike.
+    tested: dict[int | str, RangeTest] = {}
 
     def head(plan: Candidate) -> Probed | None:
         """What a plan begins with: where it is the same taps, the same head."""
@@ -168,7 +174,8 @@ def race(  # noqa: PLR0917
         return None if plan.start == "random" else probes[plan.taps]
 
     tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
-    left = list(_affordable(short, {place: plans[place] for place in tunings}, head, limit_s, ledger))
+    room = _room(short, {place: plans[place] for place in tunings}, head, limit_s, ledger)
+    left, limit_s = list(room.places), limit_s - room.testing / room.images_per_s
     for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
         # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
         for place in sorted(left, reverse=True):
@@ -176,18 +183,23 @@ def race(  # noqa: PLR0917
             if place in runners and runners[place].is_whole:
                 continue
             plan = plans[place]
-            trial = _Trial(short, plan, place, number, part * limit_s / len(left), tested.get(plan.start))
+            trial = _Trial(
+                short, plan, place, number, part * limit_s / len(left), tested.get(place, tested.get(plan.start))
+            )
             done: list[FineTuned] = []
             tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told, done))
             # Only when it is known what came of it.
             for made in done:
                 tuned.forget(made)
             heats.append(tried.heat)
-            tested[plan.start] = tried.tested
+            if tried.tested:
+                tested[place] = tried.tested
+                # One that trains less and came apart says nothing of those that train more.
+                tested.setdefault(plan.start, tried.tested)
             runners[place] = _Runner(plans[place], np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
-    if untried := [plans[place].words() for place in tunings if place not in runners]:
+    if untried := [_named(plans[place]) for place in tunings if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
         images=len(learnt),
@@ -196,7 +208,7 @@ def race(  # noqa: PLR0917
         chosen=chosen,
         reason=reason,
     )
-    return Raced(told_of, tested.get(plans[chosen].start))
+    return Raced(told_of, tested.get(chosen))
 
 
 def steps(plans: Sequence[Candidate]) -> int:
@@ -206,27 +218,29 @@ def steps(plans: Sequence[Candidate]) -> int:
     return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
 
 
-def _affordable(
+def _room(
     ground: Ground,
     tunings: Mapping[int, Candidate],
     head: Callable[[Candidate], Probed | None],
     limit_s: float,
     ledger: Ledger,
-) -> tuple[int, ...]:
-    """The fine-tunings of which the first round can show a telling part, by place; at least one."""
+) -> _Room:
+    """Of which fine-tunings the first round can show a telling part, but at least one."""
     if not tunings:
-        return ()
+        return _Room(places=(), images_per_s=1.0, testing=0.0)
     # A random start learns least of a little.
     order = sorted(tunings, key=lambda place: (tunings[place].start != "random", place), reverse=True)
     most = tunings[order[0]]
 
-    def decide() -> _Affordable:
+    def decide() -> _Room:
         assert most.tuning is not None  # it is one of the fine-tunings
-        shown = tuned.images_per_s(ground, most, head(most)) * _ROUNDS[0] * limit_s
-        room = shown / (_TELLING * most.tuning.epochs * len(ground.train))
-        return _Affordable(places=tuple(sorted(order[: max(1, int(min(room, len(order))))])))
+        pace, images = tuned.images_per_s(ground, most, head(most)), len(ground.train)
+        testing = _testing(most.tuning, images)
+        parts = _ROUNDS[0] * (pace * limit_s - testing) / (_TELLING * most.tuning.epochs * images)
+        places = order[: max(1, int(min(parts, len(order))))]
+        return _Room(places=tuple(sorted(places)), images_per_s=pace, testing=testing)
 
-    return ledger.once("affordable", _Affordable, decide).places
+    return ledger.once("room", _Room, decide)
 
 
 def within(
@@ -266,7 +280,7 @@ def within(
 def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool) -> _Cut:
     assert plan.tuning is not None  # as above
     affordable = tuned.images_per_s(ground, plan, probed) * limit_s
-    if finds_rate and plan.tuning.rate == "range test":
+    if finds_rate:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
     epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
@@ -275,9 +289,9 @@ def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float,
 
 
 def _testing(plan: Plan, images: int) -> float:
-    """How many images a range test costs as much time as, before a training begins."""
+    """How many images a range test, if there is one, costs as much time as, before a training begins."""
     # Each step asks a second model, too, and a third of a step is asking.
-    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3
+    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)
@@ -348,9 +362,29 @@ def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
     return tuple(samples[place] for place in sorted(chosen))
 
 
+def _named(plan: Candidate) -> str:
+    """A plan as the table of the report has it: what two train may be the same."""
+    return f"{plan.regime} ({plan.words()})"
+
+
 def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
-    """The best plan, and of equals the cheapest."""
-    place = max(sorted(runners), key=lambda each: float(runners[each].right.mean()))
-    won = runners[place]
-    said = f"{won.plan.words()} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
-    return place, f"{said}, and nothing else that was tried more"
+    """Of the plans no more than one standard error of the difference behind the best, the one that trains most.
+
+    What a short training does for a backbone is less than what it will do; a head is as good as it gets.
+    """
+    best = max(sorted(runners), key=lambda place: float(runners[place].right.mean()))
+    tunings = [place for place in runners if runners[place].plan.tuning]
+    for place in (*sorted(tunings, reverse=True), *sorted(runners.keys() - set(tunings))):
+        behind = runners[best].right.astype(float) - runners[place].right
+        error = float(behind.std() / math.sqrt(len(behind)))
+        if behind.mean() <= error:
+            break
+    won, first = runners[place], runners[best]
+    said = f"{_named(won.plan)} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
+    if place == best:
+        return place, f"{said}, and nothing else that was tried more"
+    return place, (
+        f"{said}; {_named(first.plan)}, the best, {first.right.mean():.1%}, which is within one standard error "
+        f"({error:.1%})"
+        + (", and a longer training gains more where more is trained" if won.plan.tuning else " and dearer")
+    )

@@ -17,8 +17,9 @@ from export.labelled import LabelledImage, Split
 _MIN_TRAIN = 2  # images of a class: one to learn from and one to validate on
 _MIN_DRAWN = _MIN_TRAIN + 1
 _SHOWN = 5
-# Of the training images, what plans are compared by.
+# Of the training images, what plans are compared by; of few images more, because of few answers luck decides.
 _COMPARED = 0.2
+_COMPARED_IMAGES, _MOST_COMPARED = 100, 0.5
 
 
 class Drawable(Protocol):
@@ -137,7 +138,9 @@ def draw(images: Sequence[LabelledImage], digests: Sequence[bytes], test_fractio
 
 
 def hold_out(samples: Sequence[S], seed: int) -> tuple[tuple[S, ...], tuple[S, ...]]:
-    """Hold training images out, for a choice that the test has no say in; as `draw` does, a fifth of every class.
+    """Hold training images out, for a choice that the test has no say in; as `draw` does, of every class the same part.
+
+    A fifth, but a hundred images where that is no more than half of them.
 
     Args:
         samples: Training images that were checked.
@@ -148,8 +151,9 @@ def hold_out(samples: Sequence[S], seed: int) -> tuple[tuple[S, ...], tuple[S, .
         of a class none where it has no more.
     """
     images = [LabelledImage(each.path, str(each.label), None, each.group) for each in samples]
+    part = max(_COMPARED, min(_MOST_COMPARED, _COMPARED_IMAGES / len(samples)))
     try:
-        parts = draw(images, [each.sha256 for each in samples], _COMPARED, seed)
+        parts = draw(images, [each.sha256 for each in samples], part, seed)
     except DataError:
         return tuple(samples), ()
     paired = list(zip(samples, parts, strict=True))

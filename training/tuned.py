@@ -119,7 +119,8 @@ def fine_tune(
         candidate: What is trained, and how.
         probed: The head to start from; None for a random one, which starts with a random backbone only.
         steps: Tells of two steps, and of one more where what the frozen parts make is kept.
-        tested: What a range test of the plan saw on a part of the images, which is not done again then.
+        tested: What a range test saw before, which is not done again then: on a part of the images, or of a plan that
+            trains more of the backbone.
 
     Returns:
         The model.

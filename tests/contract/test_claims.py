@@ -41,7 +41,7 @@ CLAIMS = {
     3: claim(
         "few images, different ones: choose how many layers, augment",
         f"{T}test_race.py::test_of_three_depths_the_best_is_found_and_the_whole_backbone_is_never_tried",
-        f"{T}test_race.py::test_the_best_plan_wins_and_of_equals_the_cheapest",
+        f"{T}test_race.py::test_what_trains_most_has_to_lose_by_more_than_luck",
         f"{T}advice/test_decide.py::test_what_each_regime_trains_is_what_it_is_called_for",
     ),
     4: claim(

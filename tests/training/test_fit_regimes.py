@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from export import run
 from export.progress import Steps
 from tests.training.conftest import quiet
-from tests.training.test_fit import COLOURS, draw, draw_classes
+from tests.training.test_fit import COLOURS, draw, draw_classes, table
 from training import backbones, features, fit, race, tuned
 from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
@@ -168,6 +168,20 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
         "it won; the time that was left is too short for that on all images, so the best head stays"
     )
     assert shop.moved(out) == set()
+
+
+def test_where_no_image_can_be_held_out_there_is_no_race_and_a_run_all_the_same(shop: Shop, tmp_path: Path) -> None:
+    rows = [
+        (draw(tmp_path / f"{label}{index}.png", COLOURS[label], 50 + index), label, "train" if index < 2 else "test")
+        for label in COLOURS
+        for index in range(4)
+    ]
+    out = tmp_path / "scarce"
+    made = shop.make("small-different", out, table(tmp_path / "data.csv", rows, "path,label,split"))
+    way = made.result.way
+    assert way.race is not None
+    assert (way.race.heats, way.race.validation, way.tuning) == ((), 0, None)
+    assert "too few images to hold any out" in (out / "report.html").read_text()
 
 
 def test_the_published_classes_are_answered_without_any_training(shop: Shop, tmp_path: Path) -> None:

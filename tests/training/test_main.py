@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_nothing(
 
     monkeypatch.setattr(program, "save", interrupt)
     assert call(monkeypatch, "as-is", registered.backbone.name, "--out", tmp_path / "run") == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("vertebra-train: interrupted; the same command goes on")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vertebra-train: interrupted; what is in the cache")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Plans race on training images alone; the best wins, and of equals the cheapest."""
+"""Plans race on training images alone; of those that luck cannot tell from the best the one that trains most wins."""
 
 import math
 from collections.abc import Sequence
@@ -153,20 +153,31 @@ def words(place: str) -> str:
 @pytest.mark.parametrize(
     ("dearer", "expected"),
     [
-        (rightly(79, 100), 0),
-        (rightly(80, 100), 0),  # as good
-        (rightly(81, 100, 10), 1),
+        (rightly(77, 100), 0),  # worse by three, and better in none
+        (rightly(77, 100, 10), 1),  # worse by three, but of 23 that they answer differently: luck
+        (rightly(80, 100), 1),  # as good
+        (rightly(83, 100), 1),
     ],
 )
-def test_the_best_plan_wins_and_of_equals_the_cheapest(
+def test_what_trains_most_has_to_lose_by_more_than_luck(
     machine: Machine, dearer: NDArray[np.bool_], expected: int
 ) -> None:
-    machine.right = {HEAD: rightly(80, 100), STAGES: dearer}
-    raced = plans("small-similar", "small-different")[:2]
+    machine.right = {HEAD: rightly(80, 100), words("c1"): dearer}
+    raced = plans("small-similar", "large-different")
     found = run(machine, raced, ground())
     assert found.chosen == expected
     assert f"of {found.validation} validation images right" in found.reason
     assert [heat.accuracy for heat in found.heats] == [0.8, dearer.mean()]
+
+
+@pytest.mark.parametrize(("dearer", "expected"), [(rightly(83, 100, 10), 0), (rightly(83, 100), 1)])
+def test_of_heads_the_cheapest_that_luck_cannot_tell_from_the_best_wins(
+    machine: Machine, dearer: NDArray[np.bool_], expected: int
+) -> None:
+    machine.right = {HEAD: rightly(80, 100), STAGES: dearer}
+    found = run(machine, plans("small-similar", "small-different")[:2], ground())
+    assert found.chosen == expected
+    assert ("and dearer" in found.reason) == (expected == 0)
 
 
 def test_of_three_depths_the_best_is_found_and_the_whole_backbone_is_never_tried(machine: Machine) -> None:
@@ -219,11 +230,11 @@ def test_images_that_the_data_name_to_validate_on_are_asked_and_never_learnt_fro
 
 def test_without_them_a_part_of_the_training_images_is_held_out_and_no_group_is_divided(machine: Machine) -> None:
     shown = replace(ground(), train=samples(200, groups=8), validation=())
-    machine.right = {HEAD: rightly(20, 40)}
+    machine.right = {HEAD: rightly(20, 96)}
     found = run(machine, plans("small-similar"), shown)
     (learnt,), (asked,) = machine.learnt, machine.asked
     assert sorted((*learnt, *asked), key=lambda each: each.sha256) == list(shown.train)
-    assert (found.images, found.validation) == (len(learnt), len(asked)) == (160, 40)
+    assert (found.images, found.validation) == (len(learnt), len(asked)) == (104, 96)
     assert not {each.group for each in learnt} & {each.group for each in asked}
 
 
@@ -294,6 +305,36 @@ def test_what_is_raced_at_a_lower_rate_is_trained_at_it(machine: Machine, monkey
     assert found.race.heats[1].note == "the loss exploded until the rate was 0.01"
 
 
+def test_a_plan_that_came_apart_does_not_lower_the_rate_of_the_one_that_won(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.right = {words(LATE): rightly(60, 100), words("c1"): rightly(90, 100)}
+    lower, answered = saw(0.001).model_copy(update={"lowered": 2}), machine.fine_tune
+
+    def tune(shown: Ground, plan: Candidate, *others: Any) -> _Made:
+        made = answered(shown, plan, *others)
+        if plan.words() == words(LATE):
+            made.tuned.record.settings.range_test = lower
+        return made
+
+    monkeypatch.setattr(tuned, "fine_tune", tune)
+    raced = plans("large-similar", "large-different")
+    found = race.race(ground(), raced, machine.frozen(), 1e6, quiet(99), machine.ledger())
+    assert (found.race.chosen, found.tested) == (1, saw(1))
+
+
+def test_the_time_that_finds_the_rate_is_taken_once_from_all(machine: Machine) -> None:
+    """At 10 images a second 40 steps of 64, each asked about once more, take 341 s, of which no plan has less."""
+    machine.images_per_s = 10.0
+    machine.right = {words(LATE): rightly(60, 100), words("c1"): rightly(90, 100)}
+    raced = [at_rate(plan, "range test") for plan in plans("large-similar", "large-different", images=12_800)]
+    run(machine, raced, ground(train=4000), limit_s=2 * 4000 / (10 * 0.15) + 341.4)
+    assert [shown for _, *shown in machine.tuned[:2]] == [[4000, 1]] * 2
+    machine.tuned.clear()
+    run(machine, raced, ground(train=4000), limit_s=2 * 4000 / (10 * 0.15) + 300)
+    assert all(images < 4000 for _, images, _ in machine.tuned[:2])
+
+
 def test_a_rate_is_found_once_on_the_plan_that_trains_most(machine: Machine) -> None:
     machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
     machine.images_per_s = 1.0
@@ -313,7 +354,7 @@ def test_where_the_time_is_too_short_for_all_what_trains_most_is_tried(machine: 
     found = run(machine, raced, ground(train=10_000), limit_s=50_000.0)
     assert [(heat.round, heat.trains) for heat in found.heats] == [(1, HEAD), (1, words("c1"))]
     assert machine.tuned == [(words("c1"), 10_000, 2)]  # in the time of both rounds
-    assert found.reason.endswith(f"more; the time was too short to try {words(LATE)}")
+    assert found.reason.endswith(f"more; the time was too short to try large-similar ({words(LATE)})")
 
 
 def heat(plan: int, accuracy: float, epochs: int, images: int = 100) -> Heat:
@@ -329,7 +370,7 @@ def heat(plan: int, accuracy: float, epochs: int, images: int = 100) -> Heat:
     )
 
 
-@pytest.mark.parametrize(("shown", "expected"), [(299, 1), (300, None)])
+@pytest.mark.parametrize(("shown", "expected"), [(149, 1), (150, None)])
 def test_a_winner_that_cannot_be_trained_again_gives_way_to_the_best_head(shown: int, expected: int | None) -> None:
     heats = (heat(0, 0.7, 0), heat(1, 0.8, 0), heat(2, 0.85, 1), heat(2, 0.9, 3))
     found = race.Raced(Race(images=100, validation=25, heats=heats, chosen=2, reason=""), None)
@@ -423,9 +464,9 @@ def test_a_random_start_begins_with_no_head(machine: Machine) -> None:
 def test_of_a_class_with_nothing_to_spare_all_is_learnt(machine: Machine, rare: int) -> None:
     few = [each for each in samples(41) if each.label == 1][:rare]
     shown = replace(ground(), train=(*(each for each in samples(41) if each.label != 1), *few), validation=())
-    machine.right = {HEAD: rightly(5, 6)}
+    machine.right = {HEAD: rightly(5, 16)}
     found = run(machine, plans("small-similar"), shown)
-    assert found.validation == 6
+    assert found.validation == 16
     assert [each.label for each in machine.learnt[0]].count(1) == rare
     assert {each.label for each in machine.asked[0]} == {0, 2, 3}
 

@@ -9,6 +9,7 @@ import pytest
 from export.errors import DataError
 from export.labelled import LabelledImage, Split
 from training import splits
+from training.dataset import Sample
 
 
 def image(label: str, split: Split | None = None, group: str | None = None, name: str = "a.jpg") -> LabelledImage:
@@ -36,6 +37,16 @@ def test_of_every_class_the_same_part_is_held_out_and_at_least_one_image() -> No
     drawn = draw(images)
     assert counted(images, drawn, "test") == {"ant": 20, "bee": 10, "cat": 1, "dog": 1}
     assert counted(images, drawn, "train") == {"ant": 80, "bee": 40, "cat": 2, "dog": 6}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1000, 200), (300, 100), (200, 100), (60, 30)])
+def test_of_few_images_more_are_held_out_to_compare_by(count: int, expected: int) -> None:
+    images = [
+        Sample(Path(f"{number}.png"), number.to_bytes(32, "big"), number % 2, 1.0, None) for number in range(count)
+    ]
+    learnt, asked = splits.hold_out(images, 0)
+    assert (len(learnt), len(asked)) == (count - expected, expected)
+    assert Counter(each.label for each in asked) == {0: expected // 2, 1: expected // 2}
 
 
 def test_two_of_every_class_are_left_to_learn_from() -> None:

@@ -82,7 +82,7 @@ def decide(
     return Decision(
         regime=asked or advised,
         advised=advised,
-        plans=tuple(plan for regime in chosen for plan in candidates(regime, evidence.size.images, backbone)),
+        plans=_plans(chosen, evidence, backbone),
         reasons=reasons,
         signs=found,
         alternatives=tuple(
@@ -93,6 +93,14 @@ def decide(
         thresholds=limits,
         evidence=evidence,
     )
+
+
+def _plans(regimes: tuple[Regime, ...], evidence: Evidence, backbone: Backbone) -> tuple[Candidate, ...]:
+    plans = [plan for regime in regimes for plan in candidates(regime, evidence.size.images, backbone)]
+    if "small-similar" in regimes:
+        # Its head reads other stages where cross-validation says so, and is the same then.
+        plans = [plan for plan in plans if plan.regime != "small-different" or plan.tuning]
+    return tuple(plans)
 
 
 def _advice(

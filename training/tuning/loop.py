@@ -106,7 +106,7 @@ def tune(
         plan: What is trained, and how.
         folder: Where checkpoints and figures lie. One that holds the checkpoint of another training is refused.
         advance: Told of every step.
-        tested: What a range test of the same plan saw on a part of the images, where the plan asks for one.
+        tested: What a range test saw before, where the plan asks for one: none is done then.
         checkpoint_s: After how many seconds a checkpoint is due; there is one after each epoch, too.
 
     Returns:

@@ -21,8 +21,9 @@ from training.tuning.plan import Plan
 from training.tuning.record import RangeTest
 
 STEPS = 40
-_LOWEST = 1e-4
-_HIGHEST = 1.0
+# Four powers of ten, for AdamW, whose steps are as long as the rate says, a hundredth of those for SGD.
+_LOWEST = {"sgd": 1e-4, "adamw": 1e-6}
+_SPAN = 1e4
 # So much of the last losses is remembered in the smoothed one.
 _SMOOTHING = 0.8
 # So many times the lowest loss is no noise any more.
@@ -33,7 +34,7 @@ _BLIND = 5
 
 
 def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeTest:
-    """Take steps with rates that rise from 0.0001 to 1, or until the loss explodes.
+    """Take steps with rates that rise from 0.0001 to 1 (AdamW: from 0.000001 to 0.01), or until the loss explodes.
 
     Args:
         model: Arranged for the plan; it is copied.
@@ -56,11 +57,12 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
         each.train()
     trained = copied.trained()
     descent = optimizer.build(plan, trained, dict.fromkeys(trained, 1.0), set())
+    lowest = _LOWEST[plan.optimizer]
     rates: list[float] = []
     changes: list[float] = []
     smooth = base = 0.0
     for step, batch in enumerate(islice(_endless(feed), STEPS)):
-        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (STEPS - 1))
+        rate = lowest * _SPAN ** (step / (STEPS - 1))
         optimizer.scale(descent, rate)
         descent.zero_grad()
         loss = objective.loss(copied, batch) / batch.weights.sum()
@@ -81,7 +83,7 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
         descent.step()
     if len(changes) <= _BLIND:
         raise TuningError(
-            f"Expected losses to find a learning rate by. Received: {len(changes)} at rates from {_LOWEST:g} on before "
+            f"Expected losses to find a learning rate by. Received: {len(changes)} at rates from {lowest:g} on before "
             "they were no numbers any more. The model or the images are broken"
         )
     return read(rates, [base + change for change in changes])
@@ -99,7 +101,7 @@ def read(rates: list[float], losses: list[float]) -> RangeTest:
     """
     exploded = losses[-1] > max(losses[0], _DIVERGED * min(losses)) or len(rates) < STEPS
     diverged = rates[-1] if exploded else None
-    most = _SAFE * (diverged or _HIGHEST)
+    most = _SAFE * rates[-1]
     lowest = int(np.argmin(losses[_BLIND:])) + _BLIND
     # The first loss is that of the model as it came, which nothing has changed yet.
     fell = losses[lowest] < losses[0]

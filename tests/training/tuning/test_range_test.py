@@ -12,7 +12,7 @@ from training.tuning import range_test
 from training.tuning.loss import Objective
 
 PLAIN = Objective(Fabric(accelerator="cpu", devices=1), 0.0, None, bf16=False, channels_last=False)
-RATES = [1e-5 * 10 ** (5 * step / 79) for step in range(80)]
+RATES = [1e-4 * 10 ** (4 * step / 39) for step in range(40)]
 
 
 def _step(rate: float, exponent: float) -> float:
@@ -21,19 +21,19 @@ def _step(rate: float, exponent: float) -> float:
 
 
 def test_the_rate_at_which_what_was_won_is_lost_again_is_taken() -> None:
-    """The loss falls by one around 0.0001 and rises around 0.01, where half of the rise is as much as was won."""
-    losses = [2 - _step(rate, -4) + 2 * _step(rate, -2) for rate in RATES]
+    """The loss falls by one around 0.001 and rises around 0.03, where half of the rise is as much as was won."""
+    losses = [2 - _step(rate, -3) + 2 * _step(rate, -1.5) for rate in RATES]
     found = range_test.read(RATES, losses)
     assert found.diverged is None
-    assert found.chosen == found.harmless == pytest.approx(1e-2, rel=0.15)
+    assert found.chosen == found.harmless == pytest.approx(10**-1.5, rel=0.3)
 
 
 def test_a_tenth_of_where_it_explodes_is_the_most() -> None:
-    losses = [2 - _step(rate, -2) for rate in RATES[:55]] + [3.0, 9.0]
-    found = range_test.read(RATES[:57], losses)
-    assert found.diverged == RATES[56]
+    losses = [2 - _step(rate, -2.5) for rate in RATES[:25]] + [3.0, 9.0]
+    found = range_test.read(RATES[:27], losses)
+    assert found.diverged == RATES[26]
     assert found.harmless is not None
-    assert found.harmless > found.chosen == pytest.approx(RATES[56] / 10)
+    assert found.harmless > found.chosen == pytest.approx(RATES[26] / 10)
 
 
 def test_noise_after_a_long_fall_is_no_explosion() -> None:
@@ -52,9 +52,26 @@ def test_a_loss_that_only_falls_takes_the_cap() -> None:
 
 
 def test_where_nothing_falls_the_cap_is_taken() -> None:
-    found = range_test.read(RATES[:40], [1 + step / 10 for step in range(40)])
+    found = range_test.read(RATES[:36], [1 + step / 10 for step in range(36)])
     assert found.harmless is None
-    assert found.chosen == pytest.approx(RATES[39] / 10)
+    assert found.chosen == pytest.approx(RATES[35] / 10)
+
+
+def test_what_ended_early_exploded() -> None:
+    """The loss that was no number is not among them."""
+    found = range_test.read(RATES[:30], [2 - _step(rate, -3) for rate in RATES[:30]])
+    assert found.diverged == RATES[29]
+    assert found.chosen == pytest.approx(RATES[29] / 10)
+
+
+def test_adamw_is_tried_with_rates_a_hundredth_as_high() -> None:
+    model = tunable()
+    wanted = plan(optimizer="adamw")
+    model.arrange(wanted)
+    found = range_test.test(model, wanted, Colours(), PLAIN)
+    assert found.rates[0] == pytest.approx(1e-6)
+    assert found.rates[len(found.rates) - 1] <= 1e-2 * (1 + 1e-9)
+    assert found.chosen <= 1e-3 * (1 + 1e-9)
 
 
 def test_it_leaves_the_model_alone() -> None:
