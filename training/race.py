@@ -291,7 +291,7 @@ def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float,
 def _testing(plan: Plan, images: int) -> float:
     """How many images a range test, if there is one, costs as much time as, before a training begins."""
     # Each step asks a second model, too, and a third of a step is asking.
-    return range_test.STEPS * min(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
+    return range_test.STEPS * range_test.shown(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)

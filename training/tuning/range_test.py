@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from training.errors import TuningError
-from training.tuning import optimizer
+from training.tuning import guards, optimizer
 from training.tuning.feed import Feed, Shown
 from training.tuning.loss import Objective
 from training.tuning.model import Tunable
@@ -24,6 +24,8 @@ STEPS = 40
 # Four powers of ten, for AdamW, whose steps are as long as the rate says, a hundredth of those for SGD.
 _LOWEST = {"sgd": 1e-4, "adamw": 1e-6}
 _SPAN = 1e4
+# What has been shown all images several times finds rates for learning them by heart.
+_FEWEST, _PART = 16, 1 / 16
 # So much of the last losses is remembered in the smoothed one.
 _SMOOTHING = 0.8
 # So many times the lowest loss is no noise any more.
@@ -39,7 +41,7 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
     Args:
         model: Arranged for the plan; it is copied.
         plan: Its optimizer and clipping; all parts have the same rate.
-        feed: What the steps are shown: the first epoch, again and again.
+        feed: What the steps are shown: of each batch as many images as `shown` says.
         objective: What they make smaller.
 
     Returns:
@@ -61,7 +63,8 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
     rates: list[float] = []
     changes: list[float] = []
     smooth = base = 0.0
-    for step, batch in enumerate(islice(_endless(feed), STEPS)):
+    for step, whole in enumerate(islice(_endless(feed), STEPS)):
+        batch = guards.first(whole, shown(plan.batch_size, feed.images))
         rate = lowest * _SPAN ** (step / (STEPS - 1))
         optimizer.scale(descent, rate)
         descent.zero_grad()
@@ -87,6 +90,11 @@ def test(model: Tunable, plan: Plan, feed: Feed, objective: Objective) -> RangeT
             "they were no numbers any more. The model or the images are broken"
         )
     return read(rates, [base + change for change in changes])
+
+
+def shown(batch_size: int, images: int) -> int:
+    """How many images a step of the test shows of so many: of 256 and more 40 steps are 2.5 epochs at most."""
+    return min(batch_size, max(_FEWEST, round(images * _PART)))
 
 
 def read(rates: list[float], losses: list[float]) -> RangeTest:

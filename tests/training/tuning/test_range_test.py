@@ -74,6 +74,13 @@ def test_adamw_is_tried_with_rates_a_hundredth_as_high() -> None:
     assert found.chosen <= 1e-3 * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("batch", "images", "expected"), [(64, 88, 16), (64, 512, 32), (64, 5000, 64), (8, 5000, 8), (8, 20, 8)]
+)
+def test_of_few_images_a_step_shows_few(batch: int, images: int, expected: int) -> None:
+    assert range_test.shown(batch, images) == expected
+
+
 def test_it_leaves_the_model_alone() -> None:
     model = tunable()
     model.arrange(plan())
