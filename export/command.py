@@ -4,7 +4,7 @@ import signal
 import sys
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp
+from pydantic_settings import BaseSettings, CliApp, SettingsError
 
 from export.errors import ExportError
 from service.errors import VertebraError
@@ -31,6 +31,11 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError, af
         CliApp.run(program)
     except ValidationError as error:
         sys.stderr.write(f"{name}: error: {_wrong(error)}\n")
+        return FAILED
+    except SettingsError as error:
+        # Of a list, which it reads as JSON.
+        received = printable(str(error.__cause__ or error))
+        sys.stderr.write(f"{name}: error: Expected flags and variables that can be read. Received: {received}\n")
         return FAILED
     except (expected, ExportError, VertebraError, OSError) as error:
         sys.stderr.write(f"{name}: error: {error}\n")

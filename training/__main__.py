@@ -233,7 +233,7 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
         # As above.
         from training.advice import advise, explain  # noqa: PLC0415
         from training.dataset import Plan  # noqa: PLC0415
-        from training.opening import Question  # noqa: PLC0415
+        from training.question import Question  # noqa: PLC0415
 
     decision = advise.of(
         Question(

@@ -30,9 +30,10 @@ from training.errors import FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
-from training.opening import Opened, Question
+from training.opening import Opened
 from training.parts import parts, trained_from
 from training.pretraining import record
+from training.question import AUTO, Question
 from training.race import Raced
 from training.report import HeldOut, Material
 from training.result import CURVES, IMAGES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
@@ -524,7 +525,7 @@ def _overridden(start: _Start, plan: Candidate, *, fine_tunes: bool) -> tuple[st
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
     order, how = start.order, start.order.how
     asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
-    asked |= {} if order.backbone == opening.AUTO else {"backbone": order.backbone}
+    asked |= {} if order.backbone == AUTO else {"backbone": order.backbone}
     asked |= {} if how.weights is None else {"weights": how.weights}
     asked |= {} if order.head == "linear" else {"head": order.head}
     asked |= {"views": order.views} if order.views else {}

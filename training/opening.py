@@ -1,53 +1,18 @@
 """Opens images and the backbone that is to see them; does not know what either is for."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from export import labelled
 from export.progress import Steps
 from service.bundle import CropGeometry
 from training import backbones, dataset, selection
-from training.advice.candidates import Regime
 from training.backbones import Card
-from training.dataset import Dataset, Plan
+from training.dataset import Dataset
 from training.errors import BackboneError
 from training.named import find
 from training.pretraining import record
+from training.question import AUTO, Question
 from training.result import Selection
-from training.selection import Wanted
-
-AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class Question:
-    """Which images, and which backbone, are asked for.
-
-    Attributes:
-        source: A folder or table of labelled images, or a name that `named.find.table` knows.
-        plan: How they are checked and split.
-        backbone: The backbone's name, or "auto".
-        weights: A file of weights to take instead of the published ones.
-        download: Whether weights and a data set may be fetched.
-        resize_px: What the shorter side becomes; None for the backbone's own.
-        crop_px: The side of the square that is cut out; None for the backbone's own.
-        cache: The folder of what is computed once.
-        regime: What is to be done with the backbone: "scratch" needs no weights, "as-is" a backbone that knows all of
-            the labels.
-        limit_s: How long all of it may take, in seconds, of which the choice of a backbone takes a part.
-    """
-
-    source: Path
-    plan: Plan
-    backbone: str
-    weights: Path | None
-    download: bool
-    resize_px: int | None
-    crop_px: int | None
-    cache: Path
-    regime: Regime | Literal["auto"]
-    limit_s: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +58,7 @@ def opened(question: Question, steps: Steps) -> Opened:
         data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
     selected = None
     if card is None:
-        selected = selection.select(data, _wanted(question), steps)
+        selected = selection.select(data, question, steps)
         card = backbones.ready(backbones.card(selected.chosen), download=question.download)
     return Opened(data, card, selected, backbones.sized(card, question.resize_px, question.crop_px))
 
@@ -111,13 +76,3 @@ def _named(question: Question) -> Card | None:
             raise BackboneError(f"Expected --backbone, the name of what {weights} holds weights of. Received: auto.")
         name = made.backbone
     return backbones.ready(backbones.card(name), weights, question.download)
-
-
-def _wanted(question: Question) -> Wanted:
-    return Wanted(
-        resize_px=question.resize_px,
-        crop_px=question.crop_px,
-        cache=question.cache,
-        knows_the_labels=question.regime == "as-is",
-        limit_s=question.limit_s,
-    )

@@ -142,26 +142,7 @@ def race(  # noqa: PLR0917
     if not asked:
         return Raced(Race(images=len(learnt), validation=0, heats=(), chosen=0, reason=_NO_RACE), None)
     short = replace(ground, train=learnt, validation=())
-    heats: list[Heat] = []
-    runners: dict[int, _Runner] = {}
-    for place, plan in enumerate(plans):
-        if plan.tuning is None:
-            started_s = time.monotonic()
-            with told.step(f"try {plan.words()}"):
-                right = frozen.right(frozen.fit(plan, learnt), asked)
-            heats.append(
-                Heat(
-                    plan=place,
-                    regime=plan.regime,
-                    trains=plan.words(),
-                    round=1,
-                    images=len(learnt),
-                    epochs=0,
-                    accuracy=float(right.mean()),
-                    seconds=round(time.monotonic() - started_s, 1),
-                )
-            )
-            runners[place] = _Runner(plan, right)
+    heats, runners = _heads(plans, frozen, learnt, asked, told)
     probes: dict[tuple[str, ...], Probed] = {}
     # By the place of the plan, and of all that start alike.
     tested: dict[int | str, RangeTest] = {}
@@ -183,9 +164,8 @@ def race(  # noqa: PLR0917
             if place in runners and runners[place].is_whole:
                 continue
             plan = plans[place]
-            trial = _Trial(
-                short, plan, place, number, part * limit_s / len(left), tested.get(place, tested.get(plan.start))
-            )
+            known = tested.get(place, tested.get(plan.start))
+            trial = _Trial(short, plan, place, number, part * limit_s / len(left), known)
             done: list[FineTuned] = []
             tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told, done))
             # Only when it is known what came of it.
@@ -196,7 +176,7 @@ def race(  # noqa: PLR0917
                 tested[place] = tried.tested
                 # One that trains less and came apart says nothing of those that train more.
                 tested.setdefault(plan.start, tried.tested)
-            runners[place] = _Runner(plans[place], np.array(tried.right), tried.is_whole)
+            runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
     chosen, reason = _winner(runners)
     if untried := [_named(plans[place]) for place in tunings if place not in runners]:
@@ -209,6 +189,33 @@ def race(  # noqa: PLR0917
         reason=reason,
     )
     return Raced(told_of, tested.get(chosen))
+
+
+def _heads(
+    plans: Sequence[Candidate], frozen: Frozen, learnt: tuple[Sample, ...], asked: tuple[Sample, ...], told: Steps
+) -> tuple[list[Heat], dict[int, _Runner]]:
+    """Try the plans that fine-tune nothing, which are at their end as soon as they are tried."""
+    heats: list[Heat] = []
+    runners: dict[int, _Runner] = {}
+    for place, plan in enumerate(plans):
+        if plan.tuning is not None:
+            continue
+        started_s = time.monotonic()
+        with told.step(f"try {plan.words()}"):
+            right = frozen.right(frozen.fit(plan, learnt), asked)
+        heat = Heat(
+            plan=place,
+            regime=plan.regime,
+            trains=plan.words(),
+            round=1,
+            images=len(learnt),
+            epochs=0,
+            accuracy=float(right.mean()),
+            seconds=round(time.monotonic() - started_s, 1),
+        )
+        heats.append(heat)
+        runners[place] = _Runner(plan, right)
+    return heats, runners
 
 
 def steps(plans: Sequence[Candidate]) -> int:

@@ -26,6 +26,7 @@ from training.dataset import Dataset, Sample
 from training.errors import BackboneError
 from training.features import Extractor
 from training.ledger import Ledger
+from training.question import Question
 from training.result import Looked, Selection
 from training.views import PLAIN
 
@@ -40,25 +41,6 @@ _CHOICE = 2
 _LATE = "there was no time for it"
 # Raised when the same facts come to give another choice.
 _REVISION = 1
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a backbone has to be.
-
-    Attributes:
-        resize_px: What the shorter side becomes; None for the backbone's own.
-        crop_px: The side of the square that is cut out; None for the backbone's own.
-        cache: The folder of what is computed once.
-        knows_the_labels: Whether it must have been published with the classes of the images.
-        limit_s: How long everything may take, in seconds.
-    """
-
-    resize_px: int | None
-    crop_px: int | None
-    cache: Path
-    knows_the_labels: bool
-    limit_s: float
 
 
 @dataclass(frozen=True)
@@ -78,12 +60,12 @@ class _Asked:
     known: Known
 
 
-def select(data: Dataset, wanted: Wanted, steps: Steps) -> Selection:
+def select(data: Dataset, question: Question, steps: Steps) -> Selection:
     """Choose one of the listed backbones whose published weights are on this machine.
 
     Args:
         data: The images, of which some of those to learn from are looked at where there is a choice.
-        wanted: What the backbone has to be.
+        question: What else is asked for.
         steps: Tells of one step more for each.
 
     Returns:
@@ -96,7 +78,7 @@ def select(data: Dataset, wanted: Wanted, steps: Steps) -> Selection:
         DataError: A file is gone or was changed since it was checked.
         HeadError: A class has fewer than two images that may be divided.
     """
-    able, refused = _able(wanted, data.data.labels)
+    able, refused = _able(question, data.data.labels)
     if not able and refused:
         raise _none(refused)
     if not able:
@@ -106,13 +88,13 @@ def select(data: Dataset, wanted: Wanted, steps: Steps) -> Selection:
         name = able[0].card.backbone.name
         reason = f"{name} is the only backbone on this machine that can be used"
         return Selection(images=0, looked=refused, chosen=name, reason=reason)
-    ledger = Ledger(wanted.cache / "selections" / f"{_digest(data, able, wanted)}.json")
-    found = ledger.once("backbone", Selection, partial(_look, data, able, refused, wanted, steps))
+    ledger = Ledger(question.cache / "selections" / f"{_digest(data, able, question)}.json")
+    found = ledger.once("backbone", Selection, partial(_look, data, able, refused, question, steps))
     steps.say(f"Backbone: {found.reason}.")
     return found
 
 
-def _able(wanted: Wanted, labels: tuple[str, ...]) -> tuple[list[_Able], tuple[Looked, ...]]:
+def _able(question: Question, labels: tuple[str, ...]) -> tuple[list[_Able], tuple[Looked, ...]]:
     """Those that are here, smallest first, and those of them that cannot be used."""
     able, refused = [], []
     for name, found in backbones.available().items():
@@ -120,8 +102,8 @@ def _able(wanted: Wanted, labels: tuple[str, ...]) -> tuple[list[_Able], tuple[L
             continue
         try:
             card = backbones.ready(backbones.card(name))
-            geometry = backbones.sized(card, wanted.resize_px, wanted.crop_px)
-            if wanted.knows_the_labels and len(rows.reused_rows(labels, card.labels())) < len(labels):
+            geometry = backbones.sized(card, question.resize_px, question.crop_px)
+            if question.regime == "as-is" and len(rows.reused_rows(labels, card.labels())) < len(labels):
                 raise BackboneError("it was not published with all of these classes")
         except BackboneError as error:
             refused.append(Looked(backbone=name, accuracy=None, refused=str(error)))
@@ -130,13 +112,15 @@ def _able(wanted: Wanted, labels: tuple[str, ...]) -> tuple[list[_Able], tuple[L
     return sorted(able, key=lambda each: (each.file_bytes, each.card.backbone.name)), tuple(refused)
 
 
-def _digest(data: Dataset, able: Sequence[_Able], wanted: Wanted) -> str:
+def _digest(data: Dataset, able: Sequence[_Able], question: Question) -> str:
     """Names all that a choice follows from but the clock."""
     of = [(each.card.backbone.name, each.card.backbone.weights_sha256, each.geometry) for each in able]
-    return hashlib.sha256(repr((_REVISION, data.data.sha256, of, wanted.limit_s)).encode()).hexdigest()
+    return hashlib.sha256(repr((_REVISION, data.data.sha256, of, question.limit_s)).encode()).hexdigest()
 
 
-def _look(data: Dataset, able: Sequence[_Able], refused: tuple[Looked, ...], wanted: Wanted, steps: Steps) -> Selection:
+def _look(
+    data: Dataset, able: Sequence[_Able], refused: tuple[Looked, ...], question: Question, steps: Steps
+) -> Selection:
     samples = subset.choose(data.splits["train"], _MOST)
     asked = _Asked(samples, _known(samples, data))
     steps.more(len(able))
@@ -146,13 +130,13 @@ def _look(data: Dataset, able: Sequence[_Able], refused: tuple[Looked, ...], wan
     for each in able:
         name = each.card.backbone.name
         with steps.step(f"look with {name}", len(samples)) as advance:
-            if compared and time.monotonic() - started_s > _PART * wanted.limit_s:
+            if compared and time.monotonic() - started_s > _PART * question.limit_s:
                 others.append(Looked(backbone=name, accuracy=None, refused=_LATE))
                 continue
             try:
-                extractor = features.extractor(each.card, each.geometry, wanted.cache)
-                features.extract(samples, (PLAIN,), extractor, wanted.cache, advance)
-                compared.append((each, _probe(asked, extractor, wanted.cache)))
+                extractor = features.extractor(each.card, each.geometry, question.cache)
+                features.extract(samples, (PLAIN,), extractor, question.cache, advance)
+                compared.append((each, _probe(asked, extractor, question.cache)))
             # Nobody has asked for this one.
             except (BackboneError, Disagreement) as error:
                 others.append(Looked(backbone=name, accuracy=None, refused=str(error)))

@@ -18,6 +18,8 @@ from training import fit
 from training.dataset import Plan
 from training.fit import How, Trained
 
+BACKBONE = "efficientnet_lite0"
+
 
 class Row(NamedTuple):
     """An image, its class, and what it is for; what has a group stays on one side of a split."""
@@ -53,7 +55,7 @@ class Trial:
                 source=_written(rows, Path(folder) / "images.csv"),
                 # The test split of CIFAR-10 holds a few copies of its own images.
                 plan=Plan(on_bad="skip", seed=self.seed),
-                backbone="efficientnet_lite0",
+                backbone=BACKBONE,
                 resize_px=self.crop_px,
                 crop_px=self.crop_px,
                 head="linear",

@@ -53,7 +53,7 @@ def compared(*cells: Cell, reach: float | None = None, seen: int | None = 0) -> 
 
 def test_a_start_whose_name_a_terminal_would_obey_has_a_line_like_others() -> None:
     found = compared(cell("init runs/a\nb\x1b[2J", 0.5, 0.9), seen=3)
-    _, line, warning, _ = found.lines()
+    _, _, line, warning, _ = found.lines()
     assert "  init runs/a\\nb\\x1b[2J  " in line
     assert warning.startswith("init runs/a\\nb\\x1b[2J has learnt from 3 of the test images")
 
@@ -84,9 +84,10 @@ def test_what_speaks_against_it_is_said() -> None:
 
 def test_lines_are_a_table() -> None:
     lines = compared(cell("pretrained", 0.7, 0.9), cell("random", 0.5, 0.6)).lines()
-    assert lines[0].split() == ["labels", "start", "best", "test", "arrived"]
-    assert lines[1].split()[:3] == ["100", "pretrained", "90.0%"]
-    assert "80.0% (71.1% to 86.7%)" in lines[2]
+    assert lines[0].endswith("arrived: validation at 95% of the best with as many labels, and when")
+    assert lines[1].split() == ["labels", "start", "validation", "test", "arrived"]
+    assert lines[2].split()[:3] == ["100", "pretrained", "90.0%"]
+    assert "80.0% (71.1% to 86.7%)" in lines[3]
 
 
 def test_the_page_draws_every_start_and_escapes_names() -> None:

@@ -18,8 +18,8 @@ from training import backbones, features, opening, selection
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError
-from training.opening import Question
 from training.pretraining.pretrain import Order, pretrain
+from training.question import AUTO, Question
 
 Cards = dict[str, Card]
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def question(folder: Path) -> Question:
-    return Question(folder / "data", Plan(), opening.AUTO, None, False, None, None, folder / "cache", "auto", math.inf)
+    return Question(folder / "data", Plan(), AUTO, None, False, None, None, folder / "cache", "auto", math.inf)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from training.advice.gather import gather
 from training.backbones import Card
 from training.dataset import Dataset
 from training.features import Extractor
-from training.opening import Question
+from training.question import Question
 
 STEPS = 3  # of `advise`
 

@@ -20,7 +20,7 @@ from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError, HeadError
 from training.features import Extractor
-from training.opening import Question
+from training.question import Question
 
 COLOURS = {"ant": (220, 60, 40), "bee": (40, 200, 60), "cat": (40, 60, 220)}
 

@@ -1,0 +1,40 @@
+"""Which images, and which backbone, a command is asked about; opens neither."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.advice.candidates import Regime
+from training.dataset import Plan
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which images, and which backbone, are asked for.
+
+    Attributes:
+        source: A folder or table of labelled images, or a name that `named.find.table` knows.
+        plan: How they are checked and split.
+        backbone: The backbone's name, or "auto".
+        weights: A file of weights to take instead of the published ones.
+        download: Whether weights and a data set may be fetched.
+        resize_px: What the shorter side becomes; None for the backbone's own.
+        crop_px: The side of the square that is cut out; None for the backbone's own.
+        cache: The folder of what is computed once.
+        regime: What is to be done with the backbone: "scratch" needs no weights, "as-is" a backbone that knows all of
+            the labels.
+        limit_s: How long all of it may take, in seconds, of which the choice of a backbone takes a part.
+    """
+
+    source: Path
+    plan: Plan
+    backbone: str
+    weights: Path | None
+    download: bool
+    resize_px: int | None
+    crop_px: int | None
+    cache: Path
+    regime: Regime | Literal["auto"]
+    limit_s: float
