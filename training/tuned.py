@@ -21,6 +21,7 @@ from training import backbones, freezing, heads
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
+from training.errors import ExplodedError
 from training.heads import LinearHead
 from training.parts import parts
 from training.served import Served
@@ -152,18 +153,27 @@ def fine_tune(
     lessons = Lessons(feed=feed, validation=validation, sha256=named, offset=offset)
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * looks.order.steps) as advance:
-        tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
+        try:
+            tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
+        except ExplodedError:
+            # It would explode again.
+            _remove(folder)
+            raise
     curves = (folder / METRICS).read_text(encoding="utf-8")
     return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves, folder)
 
 
 def forget(made: FineTuned) -> None:
     """Remove the checkpoints of a training, when what came of it is safe: until then it need not be done again."""
+    _remove(made.folder)
+
+
+def _remove(folder: Path) -> None:
     fabric = devices.launched()
     # Others may still be reading the curves.
     fabric.barrier()
     if fabric.is_global_zero:
-        staging.remove(made.folder)
+        staging.remove(folder)
 
 
 def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) -> float:

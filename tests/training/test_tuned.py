@@ -20,7 +20,7 @@ from training import backbones, fitting, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
-from training.errors import TuningError
+from training.errors import ExplodedError, TuningError
 from training.fitting import Examples
 from training.parts import parts
 from training.served import Served
@@ -176,6 +176,26 @@ def test_what_is_not_forgotten_is_not_trained_again(
     assert again.curves == first.curves
     tuned.forget(again)
     assert not list((ground.cache / "trainings").iterdir())
+
+
+def test_what_exploded_leaves_nothing_behind(school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    trainings = ground.cache / "trainings"
+    before = sorted(trainings.glob("*"))
+    seen = []
+
+    def explode(_: object, __: object, ___: object, folder: Path, *____: object, **_____: object) -> None:
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").touch()
+        seen.append(folder)
+        raise ExplodedError("Expected at most 3. Received: nan.")
+
+    monkeypatch.setattr(loop, "tune", explode)
+    other = PROBE.model_copy(update={"augmentation": "none"})
+    with pytest.raises(ExplodedError):
+        tuned.fine_tune(ground, other, school.probed, quiet(2))
+    assert [folder.parent for folder in seen] == [trainings]
+    assert sorted(trainings.glob("*")) == before
 
 
 def test_neither_the_probe_nor_the_plan_is_changed(school: School, tmp_path: Path) -> None:
