@@ -61,7 +61,7 @@ class School:
     probed: Probed
 
     def with_cache(self, cache: Path) -> Ground:
-        """The ground with a cache of one's own, in which the images are decoded already."""
+        """The ground with a cache of one's own, which has what others have computed already."""
         shutil.copytree(self.ground.cache, cache)
         return replace(self.ground, cache=cache)
 
@@ -79,6 +79,7 @@ def embedded(card: Card, samples: tuple[Sample, ...]) -> Tensor:
 def school(small: Card, tmp_path_factory: pytest.TempPathFactory) -> School:
     folder = tmp_path_factory.mktemp("school")
     train, asked = drawn(folder, IMAGES, 0), drawn(folder, 5, 100)
+    (folder / "cache").mkdir()
     rows = embedded(small, train)
     examples = Examples(
         matrix=lambda _: rows.clone(),
