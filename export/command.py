@@ -56,8 +56,14 @@ def _wrong(error: ValidationError) -> str:
     flag = name.replace("_", "-")
     if errors[0]["type"] == "missing":
         return f"Expected --{flag}. Received: none. See --help"
+    return f"--{flag}: {complaint(error, name)}"
+
+
+def complaint(error: ValidationError, name: str) -> str:
+    """What is said of the setting `name`, which is the first that is wrong, and what was received."""
+    errors = error.errors(include_url=False)
     said = "; or: ".join(each["msg"] for each in errors if name in each["loc"])
-    return f"--{flag}: {said}. Received: {printable(str(errors[0]['input']))}"
+    return f"{said}. Received: {printable(str(errors[0]['input']))}"
 
 
 def printable(text: str) -> str:

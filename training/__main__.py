@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubComm
 from rich.console import Console
 
 from export import command
-from export.command import printable
+from export.command import complaint, printable
 from export.progress import Steps
 from training.errors import TrainingError
 
@@ -190,10 +190,8 @@ def _settings(asked: Fit) -> dict[str, object]:
     try:
         plan = Plan.model_validate({"unfreeze_from": None, **figures})
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        name = str(found[0]["loc"][0])
-        said = "; or: ".join(each["msg"] for each in found if each["loc"][0] == name)
-        raise TrainingError(f"--plan {name}: {said}. Received: {printable(figures[name])}") from error
+        name = str(error.errors(include_url=False)[0]["loc"][0])
+        raise TrainingError(f"--plan {name}: {complaint(error, name)}") from error
     return {name: getattr(plan, name) for name in figures}
 
 

@@ -63,12 +63,11 @@ def _parts(path: Path, described: Run) -> list[str]:
         names = list(weights.keys())
         _check_trained(path, described, names)
         for name in names:
-            if not name.startswith(_HEAD) and name not in owners:
+            part = "head" if name.startswith(_HEAD) else owners.get(name)
+            if part is None:
                 raise RunError(f"Expected tensors of {described.backbone.architecture}. Received: {name} in {path}.")
             how = "trained" if name in described.trained else "frozen"
-            sizes["head" if name.startswith(_HEAD) else owners[name], how] += math.prod(
-                weights.get_slice(name).get_shape()
-            )
+            sizes[part, how] += math.prod(weights.get_slice(name).get_shape())
     return [f"{part:<6}{size:>12,}  {how}" for (part, how), size in sizes.items() if size]
 
 

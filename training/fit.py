@@ -343,9 +343,10 @@ def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[
 
 def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
     """Train by the plan that won on all training images, and ask about the held-out ones."""
-    plan = plans[raced.race.chosen if raced else 0]
+    told = raced.race if raced else None
+    plan = plans[told.chosen if told else 0]
     if plan.tuning is None:
-        return _headed(start, plan, raced.race if raced else None, steps)
+        return _headed(start, plan, told, steps)
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
@@ -353,18 +354,14 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
     assert within.tuning is not None  # it has only become shorter
     instead = raced.instead(len(ground.train) * within.tuning.epochs) if raced else None
-    if raced and instead is not None:
-        reason = (
-            f"{raced.race.reason}; the time that was left is too short for that on all images, so the best head stays"
-        )
-        return _headed(
-            start, plans[instead], raced.race.model_copy(update={"chosen": instead, "reason": reason}), steps
-        )
+    if told and instead is not None:
+        reason = f"{told.reason}; the time that was left is too short for that on all images, so the best head stays"
+        return _headed(start, plans[instead], told.model_copy(update={"chosen": instead, "reason": reason}), steps)
     steps.more(1 + len(start.held_out))
     fine_tuned = tuned.fine_tune(ground, within, probed, steps, tested)
     return _Made(
         plan=plan,
-        race=raced.race if raced else None,
+        race=told,
         card=fine_tuned.card,
         head=fine_tuned.head,
         module=fine_tuned.module,
