@@ -22,7 +22,7 @@ from service.bundle import CropGeometry
 from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, Regime, candidates
-from training.advice.decide import DECISION, Decision
+from training.advice.decide import DECISION, UNADVISED, Decision, Leaning
 from training.advice.explain import explain
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
@@ -41,6 +41,7 @@ from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import cut, devices
+from training.tuning.record import Known
 from training.views import views
 
 Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
@@ -51,7 +52,7 @@ _BACKBONE = "backbone."  # as Served has it
 _SPENT = 0.85
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 2
+_LEDGER = 3
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def fit(order: Order, steps: Steps) -> Trained:
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
     ledger = start.ledger(plans)
-    raced = _raced(start, plans, ledger, steps)
+    leans = decision.leans if decision else UNADVISED
+    raced = _raced(start, plans, leans, ledger, steps)
     made = _make(start, plans, raced, ledger, steps)
     trained = _write(start, decision, made, steps)
     # What was written need not be gone on with.
@@ -315,12 +317,12 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: _Start, plans: tuple[Candidate, ...], ledger: Ledger, steps: Steps) -> Raced | None:
+def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
     if len(plans) == 1:
         return None
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
     steps.more(race.steps(plans))
-    return race.race(start.ground(), plans, frozen, start.left_s(), steps, ledger)
+    return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -358,7 +360,8 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
         reason = f"{told.reason}; the time that was left is too short for that on all images, so the best head stays"
         return _headed(start, plans[instead], told.model_copy(update={"chosen": instead, "reason": reason}), steps)
     steps.more(1 + len(start.held_out))
-    fine_tuned = tuned.fine_tune(ground, within, probed, steps, tested)
+    known = Known(tested=tested, paces=race.paces(ground, within, probed, ledger))
+    fine_tuned = tuned.fine_tune(ground, within, probed, steps, known)
     return _Made(
         plan=plan,
         race=told,

@@ -1,9 +1,10 @@
 """Races the plans that are worth it on a part of the training images, within a time; the test images are never read.
 
 Successive halving (arXiv:1502.07943): every plan gets a short training, the better half of them a longer one. Of those
-within one standard error of the best the one wins that trains most, because a short training shows less than it would
-gain, and of heads the cheapest. Where the time is too short to try all plans, those are tried that train most: from a
-head that is fitted already they can do whatever the others can.
+within one standard error of the best the evidence chooses: a head, or the one that trains most, because a short
+training shows less than it would gain. Where the time is too short to try all plans, those are tried that train most:
+from a head that is fitted already they can do whatever the others can. Where it is too short for one, the evidence has
+chosen.
 """
 
 import math
@@ -19,20 +20,23 @@ from pydantic import BaseModel
 from export.progress import Steps
 from training import splits, tuned
 from training.advice.candidates import Candidate
+from training.advice.decide import Leaning
 from training.dataset import Sample
 from training.errors import ExplodedError
 from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import range_test
+from training.tuning import pace, range_test
 from training.tuning.plan import Plan
-from training.tuning.record import RangeTest
+from training.tuning.record import Known, Pace, RangeTest
 
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
-# A short training that shows less of what its plan would show says little of it.
+# A training that shows less of what its plan would show is no use: it says little of the plan, and gains little.
 _TELLING = 0.25
+# Answers to fewer images tell plans apart by luck.
+_MANY = 100
 # A winner that can be shown less of what it has won with is no winner any more.
 _ENOUGH = 0.5
 # Of the images of a class a short training shows at least so many.
@@ -61,13 +65,21 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Raced:
-    """A race, and the range test whose rate the plan that won had, if there was one: it need not be found again."""
+    """A race, and what its winner is to be trained with.
+
+    Attributes:
+        race: What was tried, and what won.
+        tested: The range test whose rate the winner had, if there was one: it need not be found again.
+        least: How many images it is to be shown at least: half as many as it has won with, or, where it was not tried,
+            a quarter of what its plan would show.
+    """
 
     race: Race
     tested: RangeTest | None
+    least: float
 
     def instead(self, shown: int) -> int | None:
-        """The place of the head to take where the winner cannot be shown half as many images as it has won with.
+        """The place of the head to take where the winner cannot be shown enough.
 
         Args:
             shown: How many images there is time to show it.
@@ -75,9 +87,8 @@ class Raced:
         Returns:
             That of the best frozen plan; None where the winner can be trained, or nothing frozen was tried.
         """
-        won = max((heat.images * heat.epochs for heat in self.race.heats if heat.plan == self.race.chosen), default=0)
         frozen = [heat for heat in self.race.heats if not heat.epochs]
-        if shown >= _ENOUGH * won or not frozen:
+        if shown >= self.least or not frozen:
             return None
         return max(frozen, key=lambda heat: heat.accuracy).plan
 
@@ -98,12 +109,17 @@ class _Cut(BaseModel):
     epochs: int
 
 
+class _Paces(BaseModel):
+    """How fast each way of computing a step of a plan is."""
+
+    ways: tuple[Pace, ...]
+
+
 class _Room(BaseModel):
-    """Which fine-tunings there is time to try, how fast the dearest is, and how many images finding a rate costs."""
+    """Which fine-tunings there is time to try, and what finding a rate takes of it."""
 
     places: tuple[int, ...]
-    images_per_s: float
-    testing: float
+    testing_s: float
 
 
 class _Tried(BaseModel):
@@ -116,13 +132,20 @@ class _Tried(BaseModel):
 
 
 def race(  # noqa: PLR0917
-    ground: Ground, plans: Sequence[Candidate], frozen: Frozen, limit_s: float, told: Steps, ledger: Ledger
+    ground: Ground,
+    plans: Sequence[Candidate],
+    leans: Leaning,
+    frozen: Frozen,
+    limit_s: float,
+    told: Steps,
+    ledger: Ledger,
 ) -> Raced:
     """Find the plan that does best on images that it does not learn from.
 
     Args:
         ground: The images; a part of those to learn from is held out, unless there are images to validate on.
         plans: The plans, cheapest first; at least one.
+        leans: What is taken where luck or the time does not let them be told apart.
         frozen: How heads on the frozen backbone are tried.
         limit_s: The time that is left for the race and for the training after it, in seconds.
         told: Tells of the steps.
@@ -140,7 +163,7 @@ def race(  # noqa: PLR0917
     if not asked:
         learnt, asked = splits.hold_out(ground.train, ground.seed)
     if not asked:
-        return Raced(Race(images=len(learnt), validation=0, heats=(), chosen=0, reason=_NO_RACE), None)
+        return Raced(Race(images=len(learnt), validation=0, heats=(), chosen=0, reason=_NO_RACE), None, 0)
     short = replace(ground, train=learnt, validation=())
     heats, runners = _heads(plans, frozen, learnt, asked, told)
     probes: dict[tuple[str, ...], Probed] = {}
@@ -155,8 +178,11 @@ def race(  # noqa: PLR0917
         return None if plan.start == "random" else probes[plan.taps]
 
     tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
-    room = _room(short, {place: plans[place] for place in tunings}, head, limit_s, ledger)
-    left, limit_s = list(room.places), limit_s - room.testing / room.images_per_s
+    ahead = {place: plans[place] for place in tunings}
+    room = ledger.once(
+        "room", _Room, partial(_room, short, len(ground.train), len(asked), ahead, head, limit_s, ledger)
+    )
+    left, limit_s = list(room.places), limit_s - room.testing_s
     for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
         # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
         for place in sorted(left, reverse=True):
@@ -178,7 +204,7 @@ def race(  # noqa: PLR0917
                 tested.setdefault(plan.start, tried.tested)
             runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
-    chosen, reason = _winner(runners)
+    chosen, reason = _winner(runners, leans) if runners.keys() & tunings else _untried(plans, runners, leans)
     if untried := [_named(plans[place]) for place in tunings if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
@@ -188,7 +214,9 @@ def race(  # noqa: PLR0917
         chosen=chosen,
         reason=reason,
     )
-    return Raced(told_of, tested.get(chosen))
+    won = [heat.images * heat.epochs for heat in heats if heat.plan == chosen]
+    least = _ENOUGH * max(won) if won else _TELLING * _shown(plans[chosen], len(ground.train))
+    return Raced(told_of, tested.get(chosen), least)
 
 
 def _heads(
@@ -225,29 +253,52 @@ def steps(plans: Sequence[Candidate]) -> int:
     return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
 
 
-def _room(
-    ground: Ground,
+def _room(  # noqa: PLR0917
+    short: Ground,
+    images: int,
+    asked: int,
     tunings: Mapping[int, Candidate],
     head: Callable[[Candidate], Probed | None],
     limit_s: float,
     ledger: Ledger,
 ) -> _Room:
-    """Of which fine-tunings the first round can show a telling part, but at least one."""
+    """Of which fine-tunings the first round can show a telling part, but at least one.
+
+    None where few images are asked and the winner would need the time to be trained to its end on all of them.
+    """
     if not tunings:
-        return _Room(places=(), images_per_s=1.0, testing=0.0)
+        return _Room(places=(), testing_s=0.0)
     # A random start learns least of a little.
     order = sorted(tunings, key=lambda place: (tunings[place].start != "random", place), reverse=True)
     most = tunings[order[0]]
+    assert most.tuning is not None  # it is one of the fine-tunings
+    images_per_s = pace.best(paces(short, most, head(most), ledger), most.tuning).images_per_s
+    testing_s = _testing(most.tuning, len(short.train)) / images_per_s
+    can_show = images_per_s * (limit_s - testing_s)
+    if asked < _MANY and (1 - sum(_ROUNDS)) * can_show < _shown(most, images):
+        return _Room(places=(), testing_s=testing_s)
+    parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(short.train)))
+    places = order[: max(1, int(min(parts, len(order))))]
+    return _Room(places=tuple(sorted(places)), testing_s=testing_s)
 
-    def decide() -> _Room:
-        assert most.tuning is not None  # it is one of the fine-tunings
-        pace, images = tuned.images_per_s(ground, most, head(most)), len(ground.train)
-        testing = _testing(most.tuning, images)
-        parts = _ROUNDS[0] * (pace * limit_s - testing) / (_TELLING * most.tuning.epochs * images)
-        places = order[: max(1, int(min(parts, len(order))))]
-        return _Room(places=tuple(sorted(places)), images_per_s=pace, testing=testing)
 
-    return ledger.once("room", _Room, decide)
+def paces(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger) -> tuple[Pace, ...]:
+    """Measure how fast a plan trains here, unless that was done.
+
+    Args:
+        ground: The images.
+        plan: The plan; one that fine-tunes.
+        probed: The head that it starts from.
+        ledger: Keeps what was measured.
+
+    Returns:
+        Each way of computing its steps.
+
+    Raises:
+        CacheError: The cache cannot be read, or the ledger not be written.
+        DataError: A file is gone or was changed since it was checked.
+    """
+    return ledger.once(f"paces of {plan.words()}", _Paces, lambda: _Paces(ways=tuned.paces(ground, plan, probed))).ways
 
 
 def within(
@@ -278,15 +329,17 @@ def within(
         CacheError: The ledger cannot be written.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, finds_rate))
+    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, finds_rate, ledger))
     fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
     shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
     return replace(ground, train=fewer), shorter
 
 
-def _cut(ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool) -> _Cut:
+def _cut(  # noqa: PLR0917
+    ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool, ledger: Ledger
+) -> _Cut:
     assert plan.tuning is not None  # as above
-    affordable = tuned.images_per_s(ground, plan, probed) * limit_s
+    affordable = pace.best(paces(ground, plan, probed, ledger), plan.tuning).images_per_s * limit_s
     if finds_rate:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
@@ -331,7 +384,8 @@ def _try(  # noqa: PLR0917
     ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
     right, tested, note = np.zeros(len(asked), bool), trial.tested, None
     try:
-        made = tuned.fine_tune(ground, plan, probed, told, trial.tested)
+        known = Known(tested=trial.tested, paces=paces(ground, plan, probed, ledger))
+        made = tuned.fine_tune(ground, plan, probed, told, known)
     except ExplodedError:
         # It has lost; what the others can do is not less for it.
         note = "the loss exploded"
@@ -374,14 +428,15 @@ def _named(plan: Candidate) -> str:
     return f"{plan.regime} ({plan.words()})"
 
 
-def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
-    """Of the plans no more than one standard error of the difference behind the best, the one that trains most.
+def _winner(runners: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
+    """Of the plans no more than one standard error of the difference behind the best, the one that the evidence takes.
 
     What a short training does for a backbone is less than what it will do; a head is as good as it gets.
     """
     best = max(sorted(runners), key=lambda place: float(runners[place].right.mean()))
-    tunings = [place for place in runners if runners[place].plan.tuning]
-    for place in (*sorted(tunings, reverse=True), *sorted(runners.keys() - set(tunings))):
+    most = sorted((place for place in runners if runners[place].plan.tuning), reverse=True)
+    heads = sorted(runners.keys() - set(most))
+    for place in (*most, *heads) if leans.to == "backbone" else (*heads, *most):
         behind = runners[best].right.astype(float) - runners[place].right
         error = float(behind.std() / math.sqrt(len(behind)))
         if behind.mean() <= error:
@@ -392,6 +447,22 @@ def _winner(runners: Mapping[int, _Runner]) -> tuple[int, str]:
         return place, f"{said}, and nothing else that was tried more"
     return place, (
         f"{said}; {_named(first.plan)}, the best, {first.right.mean():.1%}, which is within one standard error "
-        f"({error:.1%})"
-        + (", and a longer training gains more where more is trained" if won.plan.tuning else " and dearer")
+        f"({error:.1%}), and " + (leans.reason if most else "dearer")
     )
+
+
+def _untried(plans: Sequence[Candidate], heads: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
+    """What the evidence takes where no fine-tuning was tried."""
+    tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
+    if heads and (leans.to == "head" or not tunings):
+        place, reason = _winner(heads, leans)
+    else:
+        # A random start has to be seen to win.
+        place = max(tunings, key=lambda each: (plans[each].start != "random", each))
+        reason = f"{_named(plans[place])} is taken without having been tried"
+    return place, f"{reason}; {leans.reason}" if tunings else reason
+
+
+def _shown(plan: Candidate, images: int) -> int:
+    """How often a plan shows one of so many images in all, where it is not cut short."""
+    return plan.tuning.epochs * images if plan.tuning else 0

@@ -37,11 +37,10 @@ from training.tuning.model import HEAD, Tunable
 from training.tuning.order import Order
 from training.tuning.origin import Origin
 from training.tuning.plan import Plan
-from training.tuning.record import RangeTest, Tuned
+from training.tuning.record import NOTHING_KNOWN, Known, Pace, Tuned
 
 _TRAININGS = "trainings"
 _BATCH = 64
-_TIMED = 16
 # Batch norm in train mode cannot take one image alone.
 _FEWEST = 2
 
@@ -111,7 +110,7 @@ class FineTuned:
 
 
 def fine_tune(
-    ground: Ground, candidate: Candidate, probed: Probed | None, steps: Steps, tested: RangeTest | None = None
+    ground: Ground, candidate: Candidate, probed: Probed | None, steps: Steps, known: Known = NOTHING_KNOWN
 ) -> FineTuned:
     """Fine-tune a model by a plan; what a killed process had done of it is gone on from.
 
@@ -120,8 +119,7 @@ def fine_tune(
         candidate: What is trained, and how.
         probed: The head to start from; None for a random one, which starts with a random backbone only.
         steps: Tells of two steps, and of one more where what the frozen parts make is kept.
-        tested: What a range test saw before, which is not done again then: on a part of the images, or of a plan that
-            trains more of the backbone.
+        known: What was measured before.
 
     Returns:
         The model.
@@ -146,6 +144,8 @@ def fine_tune(
     # Where each look is seen once, nothing is gained by keeping what is made of it.
     pays = plan.cached_views is not None and plan.epochs > plan.cached_views
     feed = _kept(learner, looks, plan, ground, steps) if pays else looks
+    # What was measured was all of the model, not what lies behind a cut.
+    known = known.model_copy(update={"paces": None}) if pays else known
     offset = torch.tensor(treatment.offsets) if any(treatment.offsets) else None
     if offset is not None:
         _take_off(learner, offset)
@@ -154,7 +154,7 @@ def fine_tune(
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * looks.order.steps) as advance:
         try:
-            tuned = loop.tune(learner, lessons, plan, folder, advance, tested=tested)
+            tuned = loop.tune(learner, lessons, plan, folder, advance, known=known)
         except ExplodedError:
             # It would explode again.
             _remove(folder)
@@ -176,21 +176,35 @@ def _remove(folder: Path) -> None:
         staging.remove(folder)
 
 
-def images_per_s(ground: Ground, candidate: Candidate, probed: Probed | None) -> float:
-    """How many images a second a plan trains on here, measured on a few in a second or two."""
-    assert candidate.tuning is not None
+def paces(ground: Ground, candidate: Candidate, probed: Probed | None) -> tuple[Pace, ...]:
+    """Measure how many images a second a plan trains on here, in each way that it leaves open: in a few seconds.
+
+    Args:
+        ground: The images; a batch of them is shown.
+        candidate: The plan.
+        probed: The head that it starts from.
+
+    Returns:
+        Plain fp32 first.
+
+    Raises:
+        CacheError: The cache cannot be read or written.
+        DataError: A file is gone or was changed since it was checked.
+    """
+    assert candidate.tuning is not None  # as above
     plan, model = candidate.tuning, _learner(ground, probed)[1].model
     fabric = devices.launched()
     fabric.to_device(model)
     model.arrange(plan)
-    shape = (_TIMED, ground.geometry.crop_height_px, ground.geometry.crop_width_px, 3)
-    random = torch.Generator().manual_seed(ground.seed)
-    shown = torch.randint(256, shape, dtype=torch.uint8, generator=random)
-    batch = Batch(shown, torch.eye(ground.classes)[torch.arange(_TIMED) % ground.classes], torch.ones(_TIMED))
+    some = ground.train[: plan.batch_size]
+    with fabric.rank_zero_first():
+        shown = pixels.served(some, ground.geometry, ground.cache, lambda _: None).read(range(len(some)))
+    targets = torch.eye(ground.classes)[[sample.label for sample in some]]
     plain = Objective(fabric, 0.0, None, bf16=False, channels_last=False)
-    paces = pace.measure(model, plan, batch, plain, steps=plan.epochs * len(ground.train) // plan.batch_size)
+    measured = pace.measure(model, plan, Batch(torch.from_numpy(shown), targets, torch.ones(len(some))), plain)
     # Where they disagreed on it, processes would not train for equally many epochs.
-    return float(fabric.broadcast(pace.best(paces, plan).images_per_s))
+    found: tuple[Pace, ...] = fabric.broadcast(measured)
+    return found
 
 
 def answers(module: nn.Module, ground: Ground, samples: Sequence[Sample], steps: Steps) -> Answers:

@@ -152,7 +152,7 @@ def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_
 def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def won(runners: Mapping[int, Any]) -> tuple[int, str]:
+    def won(runners: Mapping[int, Any], _: object) -> tuple[int, str]:
         return max(runners), "it won"
 
     monkeypatch.setattr(race, "_winner", won)
@@ -283,18 +283,22 @@ def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then
     decided, trainings = shop.folder / "cache" / "decided", shop.folder / "cache" / "trainings"
     images = len(COLOURS) * 8 * 4 // 5
     with monkeypatch.context() as patch:
-        patch.setattr(tuned, "images_per_s", lambda *_: 3.5 * images / 0.85e6)
+        patch.setattr(tuned, "paces", lambda *_: (at_pace(3.5 * images / 0.85e6),))
         patch.setattr(tuned, "answers", interrupt)
         with pytest.raises(KeyboardInterrupt):
             shop.make("large-similar", tmp_path / "out", how=how)
     assert len(list(decided.iterdir())) == len(list(trainings.iterdir())) == 1
-    monkeypatch.setattr(tuned, "images_per_s", lambda *_: 1.5 * images / 0.85e6)
+    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(1.5 * images / 0.85e6),))
     monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("this was done before"))
     shop.make("large-similar", tmp_path / "out", how=how)
     way = result(tmp_path / "out").way
     assert way.tuning is not None
     assert (way.tuning.plan.epochs, len(way.tuning.history)) == (3, 3)
     assert list(decided.iterdir()) == list(trainings.iterdir()) == []
+
+
+def at_pace(images_per_s: float) -> Pace:
+    return Pace(precision="fp32", channels_last=False, images_per_s=images_per_s, cosine=1.0, refused=None)
 
 
 def interrupt(*_: object) -> None:
@@ -311,7 +315,7 @@ def test_twice_the_same_command_gives_the_same_weights(
     shop: Shop, tmp_path: Path, determined: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever way of computing is measured to be the fastest this time."""
-    plain = Pace(precision="fp32", channels_last=False, images_per_s=100.0, cosine=1.0, refused=None)
+    plain = at_pace(100.0)
     other = plain.model_copy(update={"precision": "bf16", "channels_last": True})
     fastest = cycle((plain, other, other))
     monkeypatch.setattr(pace, "best", lambda *_: next(fastest))

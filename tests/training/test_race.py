@@ -1,4 +1,4 @@
-"""Plans race on training images alone; of those that luck cannot tell from the best the one that trains most wins."""
+"""Plans race on training images alone; of those that luck cannot tell from the best the evidence chooses."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +17,14 @@ from export.progress import Steps
 from tests.training.conftest import quiet
 from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
+from training.advice.decide import UNADVISED, Leaning
 from training.dataset import Sample
 from training.errors import ExplodedError
 from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import Answers, Ground
-from training.tuning.record import RangeTest
+from training.tuning.record import Known, Pace, RangeTest
 
 LITE0 = backbones.card("efficientnet_lite0")
 CLASSES = 4
@@ -77,6 +78,10 @@ def saw(rate: float) -> RangeTest:
     return RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=rate)
 
 
+def at_pace(images_per_s: float) -> tuple[Pace, ...]:
+    return (Pace(precision="fp32", channels_last=False, images_per_s=images_per_s, cosine=1.0, refused=None),)
+
+
 @dataclass
 class Machine:
     """In the place of everything that trains: plans are as good as they are told, and what is shown is written down."""
@@ -104,14 +109,13 @@ class Machine:
         self.asked.append(asked)
         return self.right[cast(_Made, fitted).module]
 
-    def fine_tune(
-        self, shown: Ground, plan: Candidate, _: object, __: Steps, tested: RangeTest | None = None
-    ) -> "_Made":
+    def fine_tune(self, shown: Ground, plan: Candidate, _: object, __: Steps, known: Known) -> "_Made":
         assert plan.tuning is not None
         self.learnt.append(shown.train)
         self.tuned.append((plan.words(), len(shown.train), plan.tuning.epochs))
-        self.tested.append(tested)
-        settings = SimpleNamespace(range_test=tested or saw(len(self.tested)))
+        self.tested.append(known.tested)
+        assert known.paces
+        settings = SimpleNamespace(range_test=known.tested or saw(len(self.tested)))
         return _Made(plan.words(), None, None, SimpleNamespace(record=SimpleNamespace(settings=settings)))
 
     def answers(self, module: str, _: Ground, asked: Sequence[Sample], *__: object) -> Answers:
@@ -134,15 +138,18 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
     monkeypatch.setattr(tuned, "fine_tune", made.fine_tune)
     monkeypatch.setattr(tuned, "answers", made.answers)
-    monkeypatch.setattr(tuned, "images_per_s", lambda *_: made.images_per_s)
+    monkeypatch.setattr(tuned, "paces", lambda *_: at_pace(made.images_per_s))
     monkeypatch.setattr(tuned, "forget", lambda _: None)
     return made
 
 
-def run(machine: Machine, raced: Sequence[Candidate], shown: Ground, limit_s: float = 1e6) -> Race:
-    return race.race(shown, raced, machine.frozen(), limit_s, quiet(99), machine.ledger()).race
+def run(
+    machine: Machine, raced: Sequence[Candidate], shown: Ground, limit_s: float = 1e6, leans: Leaning = UNADVISED
+) -> Race:
+    return race.race(shown, raced, leans, machine.frozen(), limit_s, quiet(99), machine.ledger()).race
 
 
+TO_HEAD = Leaning(to="head", reason="a head is enough")
 HEAD, STAGES, LAST, LATE = "the head on the embedding", "the head on the embedding and all stages", "c5", "c4"
 
 
@@ -168,6 +175,54 @@ def test_what_trains_most_has_to_lose_by_more_than_luck(
     assert found.chosen == expected
     assert f"of {found.validation} validation images right" in found.reason
     assert [heat.accuracy for heat in found.heats] == [0.8, dearer.mean()]
+
+
+@pytest.mark.parametrize(
+    ("dearer", "expected"), [(rightly(83, 100, 10), 0), (rightly(83, 100), 1), (rightly(70, 100), 0)]
+)
+def test_where_the_evidence_leans_to_a_head_it_has_to_lose_by_more_than_luck(
+    machine: Machine, dearer: NDArray[np.bool_], expected: int
+) -> None:
+    machine.right = {HEAD: rightly(80, 100), words(LATE): rightly(75, 100), words("c1"): dearer}
+    raced = plans("small-similar", "large-similar", "large-different")
+    found = run(machine, raced, ground(), leans=TO_HEAD)
+    assert found.chosen == 2 * expected
+    assert ("within one standard error" in found.reason) == found.reason.endswith(", and a head is enough")
+
+
+@pytest.mark.parametrize(
+    ("leans", "expected", "reason"),
+    [
+        (UNADVISED, 2, f"large-different ({words('c1')}) is taken without having been tried; {UNADVISED.reason}"),
+        (
+            TO_HEAD,
+            0,
+            f"small-similar ({HEAD}) answered 60.6% of 99 validation images right, and nothing else that was tried "
+            f"more; {TO_HEAD.reason}",
+        ),
+    ],
+)
+def test_where_there_are_few_to_ask_and_no_time_to_spare_the_evidence_chooses(
+    machine: Machine, leans: Leaning, expected: int, reason: str
+) -> None:
+    machine.right = {HEAD: rightly(60, 99)}
+    machine.images_per_s = 1.0
+    raced = plans("small-similar", "large-similar", "large-different", images=10_000)
+    # Behind two rounds there is time for all of two epochs, or not.
+    found = run(machine, raced, ground(train=10_000, validation=99), 20_000 / 0.6 - 1, leans)
+    assert (found.chosen, machine.tuned) == (expected, [])
+    untried = f"large-similar ({words(LATE)}), large-different ({words('c1')})"
+    assert found.reason == f"{reason}; the time was too short to try {untried}"
+    machine.right |= {words("c1"): rightly(70, 99)}
+    found = run(machine, raced, ground(train=10_000, validation=99), 20_000 / 0.6 + 1, leans)
+    assert (found.chosen, machine.tuned) == (2, [(words("c1"), 10_000, 1)])
+
+
+def test_a_random_start_is_not_taken_without_having_been_tried(machine: Machine) -> None:
+    machine.right = {HEAD: rightly(60, 99)}
+    machine.images_per_s = 1.0
+    found = run(machine, plans("small-similar", "large-similar", "scratch"), ground(validation=99), 100.0)
+    assert found.chosen == 1
 
 
 @pytest.mark.parametrize(("dearer", "expected"), [(rightly(83, 100, 10), 0), (rightly(83, 100), 1)])
@@ -299,7 +354,7 @@ def test_what_is_raced_at_a_lower_rate_is_trained_at_it(machine: Machine, monkey
 
     monkeypatch.setattr(tuned, "fine_tune", tune)
     raced = plans("small-similar", "large-similar")
-    found = race.race(ground(), raced, machine.frozen(), 1000.0, quiet(99), machine.ledger())
+    found = race.race(ground(), raced, UNADVISED, machine.frozen(), 1000.0, quiet(99), machine.ledger())
     # What follows has its own tries.
     assert found.tested == saw(0.01)
     assert found.race.heats[1].note == "the loss exploded until the rate was 0.01"
@@ -319,7 +374,7 @@ def test_a_plan_that_came_apart_does_not_lower_the_rate_of_the_one_that_won(
 
     monkeypatch.setattr(tuned, "fine_tune", tune)
     raced = plans("large-similar", "large-different")
-    found = race.race(ground(), raced, machine.frozen(), 1e6, quiet(99), machine.ledger())
+    found = race.race(ground(), raced, UNADVISED, machine.frozen(), 1e6, quiet(99), machine.ledger())
     assert (found.race.chosen, found.tested) == (1, saw(1))
 
 
@@ -339,7 +394,7 @@ def test_a_rate_is_found_once_on_the_plan_that_trains_most(machine: Machine) -> 
     machine.right = {words(LAST): rightly(60, 100), words(LATE): rightly(70, 100), words("c1"): rightly(80, 100)}
     machine.images_per_s = 1.0
     raced = [plan for plan in plans("small-different", "large-different", images=10_000) if plan.tuning]
-    found = race.race(ground(train=10_000), raced, machine.frozen(), 100_000.0, quiet(99), machine.ledger())
+    found = race.race(ground(train=10_000), raced, UNADVISED, machine.frozen(), 100_000.0, quiet(99), machine.ledger())
     # All others have it from there, and so has the training after the race.
     assert [heat.plan for heat in found.race.heats] == [0, 1, 2, 1, 2]
     assert machine.tested == [None, saw(1), saw(1), saw(1), saw(1)]
@@ -373,10 +428,21 @@ def heat(plan: int, accuracy: float, epochs: int, images: int = 100) -> Heat:
 @pytest.mark.parametrize(("shown", "expected"), [(149, 1), (150, None)])
 def test_a_winner_that_cannot_be_trained_again_gives_way_to_the_best_head(shown: int, expected: int | None) -> None:
     heats = (heat(0, 0.7, 0), heat(1, 0.8, 0), heat(2, 0.85, 1), heat(2, 0.9, 3))
-    found = race.Raced(Race(images=100, validation=25, heats=heats, chosen=2, reason=""), None)
+    found = race.Raced(Race(images=100, validation=25, heats=heats, chosen=2, reason=""), None, 150)
     assert found.instead(shown) == expected
-    alone = race.Raced(Race(images=100, validation=25, heats=heats[2:], chosen=2, reason=""), None)
+    alone = race.Raced(Race(images=100, validation=25, heats=heats[2:], chosen=2, reason=""), None, 150)
     assert alone.instead(shown) is None
+
+
+def test_half_of_what_it_has_won_with_is_the_least_or_a_quarter_of_a_plan_that_was_not_tried(machine: Machine) -> None:
+    machine.right = {HEAD: rightly(60, 99), words("c1"): rightly(70, 99)}
+    raced, shown_to = plans("small-similar", "large-different"), ground(validation=99)
+    for limit_s, shown in ((1e6, 200 * 20 / 2), (1.0, 200 * 20 / 4)):
+        machine.images_per_s = 1.0
+        found = race.race(shown_to, raced, UNADVISED, machine.frozen(), limit_s, quiet(99), machine.ledger())
+        assert (found.race.chosen, found.least) == (1, shown)
+    head = race.race(shown_to, raced, TO_HEAD, machine.frozen(), 1.0, quiet(99), machine.ledger())
+    assert (head.race.chosen, head.least) == (0, 0)
 
 
 @pytest.mark.parametrize("until", range(5))
@@ -399,12 +465,12 @@ def test_a_race_that_was_broken_off_goes_on_behind_what_it_had_tried(
         answered += 1
         return machine.answers(*asked)
 
-    again = partial(race.race, shown, raced, machine.frozen())
+    again = partial(race.race, shown, raced, UNADVISED, machine.frozen())
     monkeypatch.setattr(tuned, "answers", killed)
     with pytest.raises(KeyboardInterrupt):
         again(100_000.0, quiet(99), machine.ledger("kept"))
     monkeypatch.setattr(tuned, "answers", machine.answers)
-    monkeypatch.setattr(tuned, "images_per_s", lambda *_: 0.5)
+    monkeypatch.setattr(tuned, "paces", lambda *_: at_pace(0.5))
     resumed = again(90_000.0, quiet(99), machine.ledger("kept")).race
     # What was under way when it was killed is tried by the same plan on as many images, so that it is gone on with.
     assert machine.tuned[: until + 1] == before[: until + 1]
@@ -429,11 +495,11 @@ def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypat
     told: list[str] = []
     fine_tune, answers, counted = machine.fine_tune, machine.answers, quiet(0)
 
-    def tune(shown: Ground, plan: Candidate, _: object, steps: Steps, __: object = None) -> "_Made":
+    def tune(shown: Ground, plan: Candidate, _: object, steps: Steps, known: Known) -> "_Made":
         for name in ("decode", "fine-tune"):
             with steps.step(name):
                 told.append(name)
-        return fine_tune(shown, plan, None, steps)
+        return fine_tune(shown, plan, None, steps, known)
 
     def answer(module: str, shown: Ground, asked: Sequence[Sample], steps: Steps) -> Answers:
         with steps.step("ask"):
@@ -445,7 +511,7 @@ def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypat
     machine.right = {STAGES: rightly(60, 100), words(LAST): rightly(70, 100), words(LATE): rightly(80, 100)}
     machine.images_per_s = 1.0
     raced = plans("small-different")
-    race.race(ground(), raced, machine.frozen(), 14_000.0, counted, machine.ledger())
+    race.race(ground(), raced, UNADVISED, machine.frozen(), 14_000.0, counted, machine.ledger())
     tried = sum(name.startswith("try ") for name in counted.seconds)
     assert len(told) + tried == race.steps(raced) == 1 + 3 * (2 + 1)
 

@@ -26,8 +26,9 @@ from training.parts import parts
 from training.served import Served
 from training.taps import Taps
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import activations, loop
+from training.tuning import activations, loop, pace
 from training.tuning.plan import Plan
+from training.tuning.record import Known
 
 LABELS = tuple(COLOURS)
 IMAGES = 10  # of each class; one epoch in batches of twelve is three steps
@@ -203,7 +204,7 @@ def test_neither_the_probe_nor_the_plan_is_changed(school: School, tmp_path: Pat
     ground = school.with_cache(tmp_path / "cache")
     before = deepcopy(school.probed.module.state_dict())
     first = tuned.fine_tune(ground, PROBE, school.probed, quiet(2))
-    tuned.images_per_s(ground, PROBE, school.probed)
+    tuned.paces(ground, PROBE, school.probed)
     for name, each in school.probed.module.state_dict().items():
         assert torch.equal(each, before[name])
     assert all(each.requires_grad and each.grad is None for each in school.probed.module.parameters())
@@ -264,9 +265,22 @@ def test_images_to_validate_on_say_how_good_the_start_was(school: School, tmp_pa
     assert [each.score is not None for each in record.history] == [True]
 
 
-def test_the_pace_is_measured(school: School) -> None:
-    assert tuned.images_per_s(school.ground, PROBE, school.probed) > 0
-    assert tuned.images_per_s(school.ground, SCRATCH, None) > 0
+@pytest.mark.parametrize("start", ["probe", "random"])
+def test_what_is_left_open_is_measured_once(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    candidate, probed = (PROBE, school.probed) if start == "probe" else (SCRATCH, None)
+    assert candidate.tuning is not None
+    left = candidate.model_copy(update={"tuning": candidate.tuning.model_copy(update={"precision": "auto"})})
+    ground = school.with_cache(tmp_path / "cache")
+    paces = tuned.paces(ground, left, probed)
+    assert {each.precision for each in paces} == {"fp32", "bf16"}
+    assert all(each.images_per_s > 0 for each in paces)
+    monkeypatch.setattr(pace, "measure", lambda *_: pytest.fail("this was measured"))
+    settings = tuned.fine_tune(ground, left, probed, quiet(2), Known(paces=paces)).tuned.record.settings
+    assert settings.paces == paces
+    with pytest.raises(pytest.fail.Exception, match="this was measured"):
+        tuned.fine_tune(replace(ground, seed=9), left, probed, quiet(2))
 
 
 def test_a_part_that_there_is_not_is_refused(school: School, tmp_path: Path) -> None:

@@ -29,6 +29,19 @@ class Alternative(BaseModel):
     score: Figure
 
 
+class Leaning(BaseModel):
+    """What is taken where trying cannot tell a head from a fine-tuning, or there is no time to try, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Literal["head", "backbone"]
+    reason: str
+
+
+# Where nothing was looked at.
+UNADVISED = Leaning(to="backbone", reason="a longer training gains more where more is trained")
+
+
 class Decision(BaseModel):
     """The regime that the evidence names, as decision.json has it: nothing of it depends on the time or the place.
 
@@ -36,6 +49,7 @@ class Decision(BaseModel):
         regime: The regime, or the one that was asked for.
         advised: The regime that the evidence names.
         plans: What is worth a race, cheapest first.
+        leans: What is taken where a race does not tell.
         reasons: Why, in sentences.
         signs: What every sign says.
         alternatives: The regimes by what speaks for them, the best first.
@@ -48,6 +62,7 @@ class Decision(BaseModel):
     regime: Regime
     advised: Regime
     plans: tuple[Candidate, ...]
+    leans: Leaning
     reasons: tuple[str, ...]
     signs: tuple[Sign, ...]
     alternatives: tuple[Alternative, ...]
@@ -83,6 +98,7 @@ def decide(
         regime=asked or advised,
         advised=advised,
         plans=_plans(chosen, evidence, backbone),
+        leans=_leaning(evidence, limits),
         reasons=reasons,
         signs=found,
         alternatives=tuple(
@@ -101,6 +117,13 @@ def _plans(regimes: tuple[Regime, ...], evidence: Evidence, backbone: Backbone) 
         # Its head reads other stages where cross-validation says so, and is the same then.
         plans = [plan for plan in plans if plan.regime != "small-different" or plan.tuning]
     return tuple(plans)
+
+
+def _leaning(evidence: Evidence, limits: Thresholds) -> Leaning:
+    far = f"a linear layer on the embedding comes {evidence.separability:.3f} of the way from chance to all right"
+    if evidence.separability >= limits.enough:
+        return Leaning(to="head", reason=f"{far}; from {limits.enough} on a head is enough")
+    return Leaning(to="backbone", reason=f"{far}; under {limits.enough} the backbone has something to learn")
 
 
 def _advice(

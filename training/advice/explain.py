@@ -15,6 +15,8 @@ _MEANS: dict[Regime, str] = {
     "scratch": "images enough that pretraining is no help for: everything is trained from a random start",
 }
 
+_LEANS = {"head": "head on the frozen backbone is taken", "backbone": "plan that trains most is taken"}
+
 
 def explain(decision: Decision) -> str:
     """Say what was decided, why, and by what evidence."""
@@ -57,6 +59,8 @@ def _lines(decision: Decision) -> Iterator[str]:
     for place, each in enumerate(decision.plans, start=1):
         how = f"; augmentation {each.augmentation}, {each.tuning.epochs} epochs to begin with" if each.tuning else ""
         yield f"  {place}. {each.regime}: {each.words()}{how}"
+    if any(each.tuning for each in decision.plans[1:]):
+        yield f"  Where that does not tell, the {_LEANS[decision.leans.to]}: {decision.leans.reason}."
     yield ""
     size = evidence.size
     yield f"What a linear layer makes of {size.looked_at:,} of {size.images:,} training images, by cross-validation:"

@@ -23,6 +23,7 @@ class Thresholds(BaseModel):
         underfit: Up to which difference it is limited by what a linear layer can tell.
         separable: The separability below which the frozen features do not tell the labels well.
         good: The separability from which on a small difference is no sign of a limit.
+        enough: The separability from which on a head is not given up for a gain that may be luck.
         solved: The separability from which on there is nothing to gain.
         lost: The separability of the best tap below which pretrained features are no help at all.
         far: How many deviations further than ordinary photographs' the inputs of batch norms lie.
@@ -38,6 +39,7 @@ class Thresholds(BaseModel):
     underfit: float = 0.05
     separable: float = 0.5
     good: float = 0.9
+    enough: float = 0.67
     solved: float = 0.98
     lost: float = 0.05
     far: float = 3.0

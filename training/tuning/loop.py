@@ -29,11 +29,13 @@ from training.tuning.loss import Objective
 from training.tuning.model import Tunable
 from training.tuning.origin import Origins
 from training.tuning.plan import Plan
-from training.tuning.record import Epoch, RangeTest, Record, Settings, Tuned
+from training.tuning.record import NOTHING_KNOWN, Epoch, Known, Record, Settings, Tuned
 from training.tuning.validation import Score, Validation, score
 
 # How often less of a rate is tried where the loss has exploded.
 _LOWERED = 3
+# After an epoch a checkpoint is due sooner than in the midst of one, because it is there that a person looks.
+_EPOCH_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def tune(
     folder: Path,
     advance: Advance,
     *,
-    tested: RangeTest | None = None,
+    known: Known = NOTHING_KNOWN,
     checkpoint_s: float = 300.0,
 ) -> Tuned:
     """Fine-tune a model, or go on where a killed process left off.
@@ -106,8 +108,8 @@ def tune(
         plan: What is trained, and how.
         folder: Where checkpoints and figures lie. One that holds the checkpoint of another training is refused.
         advance: Told of every step.
-        tested: What a range test saw before, where the plan asks for one: none is done then.
-        checkpoint_s: After how many seconds a checkpoint is due; there is one after each epoch, too.
+        known: What was measured before.
+        checkpoint_s: After how many seconds a checkpoint is due in the midst of an epoch; at its end it is after ten.
 
     Returns:
         The model of the epoch with the best validation score; that of the start where no epoch beat it.
@@ -129,14 +131,14 @@ def tune(
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with kept.held() if fabric.is_global_zero else nullcontext(), torch.random.fork_rng(devices=gpus):
         while True:
-            training = _begin(learner, lessons, plan, fabric, kept.newest(), tested)
+            training = _begin(learner, lessons, plan, fabric, kept.newest(), known)
             # Before the first process takes away the checkpoint that another one is still reading.
             fabric.barrier()
             try:
                 _run(training, lessons, folder, kept, seal, advance, checkpoint_s)
                 break
             except ExplodedError as error:
-                tested = _lowered(training, error)
+                known = _lowered(training, error)
                 kept.clear()  # there is one process
                 advance(-training.at.step)
     return _tuned(training, notes)
@@ -173,15 +175,19 @@ def _run(  # noqa: PLR0917
             _end_epoch(training, lessons.validation, time.monotonic() - begun_s - at.epoch_from)
             journal.write(at.step, _figures(at.history[-1]))
             at.seconds = time.monotonic() - begun_s
-            if fabric.is_global_zero:
+            is_over = at.epoch == training.plan.epochs or at.stopped_early
+            # Of little epochs writing one down would take a good part.
+            due_s = min(checkpoint_s, _EPOCH_S)
+            if fabric.is_global_zero and (is_over or time.monotonic() - saved_s >= due_s):
                 kept.write(at, _remembered(training))
+                saved_s = time.monotonic()
     finally:
         journal.close()
     # No process goes on to what lies behind while the first one still writes.
     fabric.barrier()
 
 
-def _lowered(training: _Training, error: ExplodedError) -> RangeTest:
+def _lowered(training: _Training, error: ExplodedError) -> Known:
     """Put everything back to the start and take less of the rate that a range test chose; any other is a person's."""
     seen = training.at.settings.range_test
     # A model that was wrapped for several processes cannot be wrapped again.
@@ -189,7 +195,8 @@ def _lowered(training: _Training, error: ExplodedError) -> RangeTest:
         raise error
     training.model.zero_grad()
     _put(training.learnt, training.started)
-    return seen.model_copy(update={"chosen": seen.chosen / 3, "lowered": seen.lowered + 1})
+    lower = seen.model_copy(update={"chosen": seen.chosen / 3, "lowered": seen.lowered + 1})
+    return Known(tested=lower, paces=training.at.settings.paces)
 
 
 def warm_up(learner: Learner, lessons: Lessons, plan: Plan, folder: Path, advance: Advance) -> tuple[Learner, Tuned]:
@@ -243,7 +250,7 @@ def _begin(  # noqa: PLR0917
     plan: Plan,
     fabric: Any,
     resumed: tuple[Position, dict[str, Tensor]] | None,
-    tested: RangeTest | None,
+    known: Known,
 ) -> _Training:
     """Make all that steps need, as it is before the first step or as a checkpoint has it."""
     model = learner.model
@@ -251,7 +258,7 @@ def _begin(  # noqa: PLR0917
     decided = resumed[0].settings if resumed else None
     if decided is None and fabric.is_global_zero:
         from_random = all(each == "random" for each in learner.origins.values())
-        decided = settings.decide(model, plan, learner.recipe, lessons.feed, plain, tested, from_random=from_random)
+        decided = settings.decide(model, plan, learner.recipe, lessons.feed, plain, known, from_random=from_random)
     decided = fabric.broadcast(decided)
     assert decided is not None  # the first process has sent it
     model.to(memory_format=torch.channels_last if decided.channels_last else torch.contiguous_format)

@@ -54,6 +54,22 @@ class RangeTest(_Frozen):
     lowered: int = 0
 
 
+class Known(_Frozen):
+    """What was measured before a training, which does not measure it again.
+
+    Attributes:
+        tested: What a range test saw, of a part of the images or of a plan that trains more; None where it is to be
+            done.
+        paces: How fast each way of computing a step is; None where it is to be measured.
+    """
+
+    tested: RangeTest | None = None
+    paces: tuple[Pace, ...] | None = None
+
+
+NOTHING_KNOWN = Known()
+
+
 class Settings(_Frozen):
     """What a plan left open, as it was decided on this machine; a resumed training keeps it.
 

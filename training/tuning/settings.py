@@ -10,7 +10,7 @@ from training.tuning.feed import Feed, Shown
 from training.tuning.loss import Objective
 from training.tuning.model import Tunable
 from training.tuning.plan import Plan
-from training.tuning.record import Pace, RangeTest, Settings
+from training.tuning.record import Known, Pace, RangeTest, Settings
 
 
 def decide(  # noqa: PLR0917
@@ -19,7 +19,7 @@ def decide(  # noqa: PLR0917
     recipe: Recipe,
     feed: Feed,
     plain: Objective,
-    tested: RangeTest | None = None,
+    known: Known,
     *,
     from_random: bool,
 ) -> Settings:
@@ -31,7 +31,7 @@ def decide(  # noqa: PLR0917
         recipe: How the backbone was pretrained.
         feed: What it learns from.
         plain: How a step is computed as plain fp32.
-        tested: What a range test has seen already.
+        known: What was measured already.
         from_random: Whether nothing is pretrained.
 
     Returns:
@@ -40,9 +40,10 @@ def decide(  # noqa: PLR0917
     Raises:
         TuningError: No learning rate can be found.
     """
-    way, paces = _way(model, plan, feed, plain)
+    way, paces = _way(model, plan, feed, plain, known.paces)
     chosen = Objective(plain.fabric, plain.smoothing, plain.offset, way.precision == "bf16", way.channels_last)
     batch_size = min(plan.batch_size, feed.images)
+    tested = known.tested
     if plan.rate == "range test" and tested is None:
         tested = range_test.test(model, plan, feed, chosen)
     rule, rate = _rate(plan, recipe, batch_size, tested)
@@ -70,14 +71,17 @@ def first(feed: Feed) -> Shown:
     return next(iter(feed.epoch(0)))
 
 
-def _way(model: Tunable, plan: Plan, feed: Feed, plain: Objective) -> tuple[Pace, tuple[Pace, ...]]:
+def _way(
+    model: Tunable, plan: Plan, feed: Feed, plain: Objective, paces: tuple[Pace, ...] | None
+) -> tuple[Pace, tuple[Pace, ...]]:
     if plan.precision != "auto" and plan.channels_last != "auto":
         asked = Pace(
             precision=plan.precision, channels_last=plan.channels_last, images_per_s=0.0, cosine=1.0, refused=None
         )
         return asked, ()
-    with torch.random.fork_rng(devices=[]):
-        paces = pace.measure(model, plan, first(feed), plain, sum(map(feed.steps, range(plan.epochs))))
+    if paces is None:
+        with torch.random.fork_rng(devices=[]):
+            paces = pace.measure(model, plan, first(feed), plain)
     return pace.best(paces, plan), paces
 
 

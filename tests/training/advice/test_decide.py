@@ -117,11 +117,33 @@ def test_what_a_probe_lacks_makes_a_data_set_small_or_large(
         assert raced(decision) == list(dict.fromkeys(["small-similar", expected, "large-different"]))
 
 
+@pytest.mark.parametrize(
+    ("separability", "leaning", "reason"),
+    [
+        (
+            0.669,
+            "backbone",
+            "comes 0.669 of the way from chance to all right; under 0.67 the backbone has something to",
+        ),
+        (0.67, "head", "comes 0.670 of the way from chance to all right; from 0.67 on a head is enough"),
+    ],
+)
+def test_where_a_race_cannot_tell_separability_says_what_is_taken(
+    similar: Evidence, separability: float, leaning: str, reason: str
+) -> None:
+    decision = decide(told(similar, separability=separability), BACKBONE)
+    assert decision.leans.to == leaning
+    assert reason in decision.leans.reason
+    taken = {"head": "head on the frozen backbone", "backbone": "plan that trains most"}[leaning]
+    assert f"Where that does not tell, the {taken} is taken: {decision.leans.reason}.\n" in explain(decision)
+
+
 def test_where_a_head_tells_nearly_all_nothing_else_is_raced(similar: Evidence) -> None:
     size = Size(images=50_000, classes=3, scarcest=10_000, commonest=20_000, looked_at=5000)
     decision = decide(probed(told(similar, size=size, shift=shifted(9.0)), 0.995, 1.0), BACKBONE)
     assert decision.regime == "small-similar"
     assert raced(decision) == ["small-similar"]
+    assert "Where that does not tell" not in explain(decision)
 
 
 def test_scratch_is_tried_only_where_pretraining_is_no_help_and_images_are_many() -> None:

@@ -29,7 +29,7 @@ from training.tuning import loop
 from training.tuning.batches import Batch
 from training.tuning.journal import METRICS
 from training.tuning.loop import Learner
-from training.tuning.record import RangeTest, Tuned
+from training.tuning.record import Known, RangeTest, Tuned
 from training.tuning.validation import Labelled
 
 
@@ -204,7 +204,7 @@ def test_what_was_best_before_an_interruption_is_kept(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.tune(learner(), taught, plan(rate=0.02, epochs=3), tmp_path / "run", interrupted)
+        loop.tune(learner(), taught, plan(rate=0.02, epochs=3), tmp_path / "run", interrupted, checkpoint_s=0.0)
     found = loop.tune(learner(), taught, plan(rate=0.02, epochs=3), tmp_path / "run", nothing)
     assert found.record.best == expected.record.best == 0
     assert all(torch.equal(each, expected.state[name]) for name, each in found.state.items())
@@ -253,7 +253,9 @@ def test_a_rate_that_a_range_test_chose_too_high_is_lowered_and_all_begins_anew(
         given.model.load_state_dict(knows.state)
         seen = RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=chosen)
         heard = nothing if told is None else told.append
-        return loop.tune(given, lessons(), plan(**hard), tmp_path / name, heard, tested=seen, checkpoint_s=0.0)
+        return loop.tune(
+            given, lessons(), plan(**hard), tmp_path / name, heard, known=Known(tested=seen), checkpoint_s=0.0
+        )
 
     found = after("high", 0.25)
     seen = found.record.settings.range_test
@@ -279,7 +281,7 @@ def test_what_comes_apart_at_every_rate_is_told(tmp_path: Path) -> None:
     seen = RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=1e4)
     hard = plan(rate="range test", unfreeze_from="c1", clip_norm=100.0, warm_up=0.0)
     with pytest.raises(ExplodedError, match=r"at the learning rate 346\. The training has come apart"):
-        loop.tune(given, lessons(), hard, tmp_path / "high", nothing, tested=seen)
+        loop.tune(given, lessons(), hard, tmp_path / "high", nothing, known=Known(tested=seen))
 
 
 def test_a_random_head_is_refused_over_a_pretrained_backbone(tmp_path: Path) -> None:

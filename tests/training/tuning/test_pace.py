@@ -29,7 +29,7 @@ def test_all_that_a_plan_leaves_open_is_measured_and_compared() -> None:
     model.arrange(plan())
     before = {name: each.clone() for name, each in model.state_dict().items()}
     chosen = plan(precision="auto", channels_last="auto")
-    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN, 100)
+    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN)
     assert [(each.precision, each.channels_last) for each in paces] == [
         ("fp32", False),
         ("fp32", True),
@@ -48,7 +48,7 @@ def test_what_is_asked_for_is_not_chosen_again() -> None:
     model = tunable()
     model.arrange(plan())
     chosen = plan(precision="fp32", channels_last="auto")
-    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN, 100)
+    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN)
     assert {each.precision for each in paces} == {"fp32"}
     assert pace.best((way(10), way(99, "bf16")), chosen) == way(10)
     assert pace.best((way(10), way(9, channels_last=True)), plan(precision="auto", channels_last=True)).channels_last
@@ -66,7 +66,7 @@ def test_a_wrong_gradient_is_refused() -> None:
             return -logits if torch.is_autocast_enabled("cpu") else logits
 
     model.__class__ = Wrong
-    paces = pace.measure(model, plan(precision="auto"), next(Colours().epoch(0)), PLAIN, 100)
+    paces = pace.measure(model, plan(precision="auto"), next(Colours().epoch(0)), PLAIN)
     assert paces[0].refused is None
     assert paces[1].refused is not None
     assert paces[1].refused.startswith("its gradient has a cosine of -")
@@ -79,11 +79,11 @@ def test_the_fastest_right_way_is_taken_if_it_is_clearly_faster() -> None:
     assert pace.best((way(10), way(20, "bf16", refused="wrong"), way(12, "bf16", True)), chosen).images_per_s == 12
 
 
-@pytest.mark.parametrize(("steps", "shown"), [(1, 2), (10, 4), (50, 20), (100, 40), (9999, 40)])
-def test_the_more_steps_there_will_be_the_more_of_a_batch_is_measured(steps: int, shown: int) -> None:
+@pytest.mark.parametrize(("batch", "shown"), [(8, 8), (40, 16)])
+def test_on_a_cpu_sixteen_images_of_a_batch_are_measured(batch: int, shown: int) -> None:
     seen: list[int] = []
     model = tunable()
     model.arrange(plan())
     model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    pace.measure(model, plan(), next(Colours(images=40, batch=40).epoch(0)), PLAIN, steps)
+    pace.measure(model, plan(), next(Colours(images=40, batch=batch).epoch(0)), PLAIN)
     assert set(seen) == {shown}
