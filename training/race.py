@@ -35,8 +35,10 @@ from training.tuning.record import Known, Pace, RangeTest
 _ROUNDS = (0.15, 0.25)
 # A training that shows less of what its plan would show is no use: it says little of the plan, and gains little.
 _TELLING = 0.25
-# Answers to fewer images tell plans apart by luck.
-_MANY = 100
+# Of fewer answers the standard error of a difference is three points and more, which is what plans mostly differ by:
+# such a race is worth time that the training of the winner does not need. Of what is left that may take so much.
+_MANY = 200
+_SPARED = 0.5
 # A winner that can be shown less of what it has won with is no winner any more.
 _ENOUGH = 0.5
 # Of the images of a class a short training shows at least so many.
@@ -264,7 +266,7 @@ def _room(  # noqa: PLR0917
 ) -> _Room:
     """Of which fine-tunings the first round can show a telling part, but at least one.
 
-    None where few images are asked and the winner would need the time to be trained to its end on all of them.
+    None where few images are asked and the winner would need the time for its training on all of them.
     """
     if not tunings:
         return _Room(places=(), testing_s=0.0)
@@ -275,7 +277,7 @@ def _room(  # noqa: PLR0917
     images_per_s = pace.best(paces(short, most, head(most), ledger), most.tuning).images_per_s
     testing_s = _testing(most.tuning, len(short.train)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
-    if asked < _MANY and (1 - sum(_ROUNDS)) * can_show < _shown(most, images):
+    if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < _shown(most, images):
         return _Room(places=(), testing_s=testing_s)
     parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(short.train)))
     places = order[: max(1, int(min(parts, len(order))))]
