@@ -199,27 +199,6 @@ def _lowered(training: _Training, error: ExplodedError) -> Known:
     return Known(tested=lower, paces=training.at.settings.paces)
 
 
-def warm_up(learner: Learner, lessons: Lessons, plan: Plan, folder: Path, advance: Advance) -> tuple[Learner, Tuned]:
-    """Train a random head alone, so that what a plan unfreezes afterwards is not moved by noise.
-
-    Args:
-        learner: With a random head.
-        lessons: What it learns from.
-        plan: What comes afterwards; its head is trained with the rate that the backbone was pretrained with.
-        folder: Where checkpoints lie: not the one of the training that comes afterwards.
-        advance: Told of every step.
-
-    Returns:
-        The learner with a warmed head, and how it was warmed.
-
-    Raises:
-        TuningError: As `tune` has it.
-    """
-    alone = plan.model_copy(update={"unfreeze_from": None, "rate": "recipe"})
-    tuned = tune(learner, lessons, alone, folder, advance)
-    return replace(learner, origins=origin.warmed(tuned.trained, learner.origins)), tuned
-
-
 def _check(learner: Learner, lessons: Lessons, plan: Plan) -> None:
     """Refuse what cannot end well, before anything is computed."""
     parameters = [name for name, _ in learner.model.named_parameters()]

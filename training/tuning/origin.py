@@ -1,7 +1,7 @@
 """Where the numbers of a tensor come from, and the rule that no random one is trained together with pretrained ones.
 
 The first gradients that a random layer sends back are noise, and would spoil what lies before it. Does not know how a
-head is made or warmed up.
+head is made: one that a linear probe gave is warmed.
 """
 
 from collections.abc import Collection, Mapping
@@ -37,13 +37,8 @@ def check(trained: Collection[str], parameters: Collection[str], origins: Origin
     if random and len(random) < len(trained):
         raise TuningError(
             f"Expected every layer to have been trained before pretrained ones are unfrozen. Received: "
-            f"{named(random)}, which are random. Start the head from a linear probe or warm it up first"
+            f"{named(random)}, which are random. Start the head from a linear probe"
         )
-
-
-def warmed(trained: Collection[str], origins: Origins) -> dict[str, Origin]:
-    """The origins after a training of these parameters: what was random is warmed."""
-    return {name: "warmed" if name in trained and each == "random" else each for name, each in origins.items()}
 
 
 def named(names: Collection[str]) -> str:

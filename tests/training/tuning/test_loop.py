@@ -291,18 +291,6 @@ def test_a_random_head_is_refused_over_a_pretrained_backbone(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_random_head_is_warmed_up_first(tmp_path: Path) -> None:
-    given = learner(head="random")
-    before = {name: each.clone() for name, each in given.model.state_dict().items()}
-    warm, how = loop.warm_up(given, lessons(), plan(rate=0.02), tmp_path / "warm", nothing)
-    assert set(how.trained) == {"head.linear.weight", "head.linear.bias"}
-    assert how.record.settings.rate == pytest.approx(0.4 * 16 / 256)
-    assert all(torch.equal(each, before[name]) for name, each in how.state.items() if name.startswith("backbone"))
-    assert warm.origins["head.linear.weight"] == "warmed"
-    assert warm.origins["backbone.module.conv_stem.weight"] == "pretrained"
-    assert tuned(tmp_path / "then", warm).record.steps == 6
-
-
 def test_everything_may_start_random(tmp_path: Path) -> None:
     given = learner(backbone="random", head="random")
     found = tuned(tmp_path, given, unfreeze_from="c1", rate="recipe", batch_norm="train", epochs=1)

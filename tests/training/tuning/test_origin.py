@@ -31,7 +31,7 @@ def test_a_random_head_is_not_trained_with_a_pretrained_backbone() -> None:
     with pytest.raises(
         TuningError,
         match=r"Expected every layer to have been trained before pretrained ones are unfrozen. Received: head.weight, "
-        "head.bias, which are random. Start the head from a linear probe or warm it up first",
+        "head.bias, which are random. Start the head from a linear probe",
     ):
         origin.check(("late", "head.weight", "head.bias"), ALL, origins("pretrained", "pretrained", "random"))
 
@@ -45,11 +45,6 @@ def test_every_origin_is_said() -> None:
     known = {"stem": "pretrained", "late": "pretrained"}
     with pytest.raises(TuningError, match=r"Expected the origin of every parameter. Received: none of head.weight, "):
         origin.check(("late",), ALL, known)  # type: ignore[arg-type]
-
-
-def test_what_was_trained_is_not_random_any_more() -> None:
-    known = origins("pretrained", "random", "random")
-    assert origin.warmed(("head.weight", "head.bias", "stem"), known) == origins("pretrained", "random", "warmed")
 
 
 def test_many_names_are_cut() -> None:
