@@ -355,10 +355,10 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     left_s = _SPENT * start.left_s()
     ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
     assert within.tuning is not None  # it has only become shorter
-    instead = raced.instead(len(ground.train) * within.tuning.epochs) if raced else None
-    if told and instead is not None:
-        reason = f"{told.reason}; the time that was left is too short for that on all images, so the best head stays"
-        return _headed(start, plans[instead], told.model_copy(update={"chosen": instead, "reason": reason}), steps)
+    if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
+        reason = f"{raced.race.reason}; the time that was left is too short for that on all images, so a head stays"
+        headed = raced.race.model_copy(update={"chosen": raced.head, "reason": reason})
+        return _headed(start, plans[raced.head], headed, steps)
     steps.more(1 + len(start.held_out))
     known = Known(tested=tested, paces=race.paces(ground, within, probed, ledger))
     fine_tuned = tuned.fine_tune(ground, within, probed, steps, known)

@@ -47,6 +47,7 @@ _FEWEST_A_CLASS = 8
 _STEPS_OF_A_TRIAL = 3
 
 _NO_RACE = "there are too few images to hold any out for a comparison, so the cheapest plan was taken"
+_IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so the evidence has chosen"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
 Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
@@ -74,25 +75,14 @@ class Raced:
         tested: The range test whose rate the winner had, if there was one: it need not be found again.
         least: How many images it is to be shown at least: half as many as it has won with, or, where it was not tried,
             a quarter of what its plan would show.
+        head: The place of the best plan that fine-tunes nothing, which is taken where there is no time to show so many;
+            None where there is no such plan.
     """
 
     race: Race
     tested: RangeTest | None
     least: float
-
-    def instead(self, shown: int) -> int | None:
-        """The place of the head to take where the winner cannot be shown enough.
-
-        Args:
-            shown: How many images there is time to show it.
-
-        Returns:
-            That of the best frozen plan; None where the winner can be trained, or nothing frozen was tried.
-        """
-        frozen = [heat for heat in self.race.heats if not heat.epochs]
-        if shown >= self.least or not frozen:
-            return None
-        return max(frozen, key=lambda heat: heat.accuracy).plan
+    head: int | None
 
 
 @dataclass(frozen=True)
@@ -165,9 +155,8 @@ def race(  # noqa: PLR0917
     if not asked:
         learnt, asked = splits.hold_out(ground.train, ground.seed)
     if not asked:
-        return Raced(Race(images=len(learnt), validation=0, heats=(), chosen=0, reason=_NO_RACE), None, 0)
+        return _unraced(plans, len(learnt), 0, _NO_RACE)
     short = replace(ground, train=learnt, validation=())
-    heats, runners = _heads(plans, frozen, learnt, asked, told)
     probes: dict[tuple[str, ...], Probed] = {}
     # By the place of the plan, and of all that start alike.
     tested: dict[int | str, RangeTest] = {}
@@ -184,6 +173,9 @@ def race(  # noqa: PLR0917
     room = ledger.once(
         "room", _Room, partial(_room, short, len(ground.train), len(asked), ahead, head, limit_s, ledger)
     )
+    if tunings and not room.places:
+        return _unraced(plans, len(ground.train), _taken(plans, leans), f"{_IN_A_HURRY}: {leans.reason}")
+    heats, runners = _heads(plans, frozen, learnt, asked, told)
     left, limit_s = list(room.places), limit_s - room.testing_s
     for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
         # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
@@ -206,7 +198,7 @@ def race(  # noqa: PLR0917
                 tested.setdefault(plan.start, tried.tested)
             runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
         left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
-    chosen, reason = _winner(runners, leans) if runners.keys() & tunings else _untried(plans, runners, leans)
+    chosen, reason = _winner(runners, leans)
     if untried := [_named(plans[place]) for place in tunings if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
@@ -216,9 +208,25 @@ def race(  # noqa: PLR0917
         chosen=chosen,
         reason=reason,
     )
-    won = [heat.images * heat.epochs for heat in heats if heat.plan == chosen]
-    least = _ENOUGH * max(won) if won else _TELLING * _shown(plans[chosen], len(ground.train))
-    return Raced(told_of, tested.get(chosen), least)
+    least = _ENOUGH * max(heat.images * heat.epochs for heat in heats if heat.plan == chosen)
+    frozen_heats = [heat for heat in heats if not heat.epochs]
+    best_head = max(frozen_heats, key=lambda heat: heat.accuracy).plan if frozen_heats else None
+    return Raced(told_of, tested.get(chosen), least, best_head)
+
+
+def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) -> Raced:
+    """What is taken without a race."""
+    told_of = Race(images=images, validation=0, heats=(), chosen=chosen, reason=reason)
+    frozen = [place for place, plan in enumerate(plans) if plan.tuning is None]
+    return Raced(told_of, None, _TELLING * _shown(plans[chosen], images), frozen[0] if frozen else None)
+
+
+def _taken(plans: Sequence[Candidate], leans: Leaning) -> int:
+    """The place of the plan that the evidence takes: the first head, or what trains most."""
+    if leans.to == "head" and plans[0].tuning is None:
+        return 0
+    # A random start has to be seen to win.
+    return max(range(len(plans)), key=lambda place: (plans[place].start != "random", place))
 
 
 def _heads(
@@ -451,18 +459,6 @@ def _winner(runners: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
         f"{said}; {_named(first.plan)}, the best, {first.right.mean():.1%}, which is within one standard error "
         f"({error:.1%}), and " + (leans.reason if most else "dearer")
     )
-
-
-def _untried(plans: Sequence[Candidate], heads: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
-    """What the evidence takes where no fine-tuning was tried."""
-    tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
-    if heads and (leans.to == "head" or not tunings):
-        place, reason = _winner(heads, leans)
-    else:
-        # A random start has to be seen to win.
-        place = max(tunings, key=lambda each: (plans[each].start != "random", each))
-        reason = f"{_named(plans[place])} is taken without having been tried"
-    return place, f"{reason}; {leans.reason}" if tunings else reason
 
 
 def _shown(plan: Candidate, images: int) -> int:

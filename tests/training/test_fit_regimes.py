@@ -166,7 +166,7 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
     assert max(each.images * each.epochs for each in way.race.heats) > 2 * way.images
     assert (way.trains, way.race.chosen, way.tuning) == ("the head on the embedding and all stages", 0, None)
     assert made.run.regime.reason.endswith(
-        "it won; the time that was left is too short for that on all images, so the best head stays"
+        "it won; the time that was left is too short for that on all images, so a head stays"
     )
     assert shop.moved(out) == set()
 
