@@ -213,19 +213,23 @@ class Advise(_OfImages):
 
     def cli_cmd(self) -> None:
         """Print the decision."""
-        print(_decided(self)[0])
+        print(_decided(self, [])[0])
 
 
 class Probe(_OfImages):
     """Print how well a linear layer on each stage of the backbone does on your images."""
 
+    layers: list[str] = Field(
+        ["all"], description="all, or the places in the backbone to print, by the names that the table of all has."
+    )
+
     def cli_cmd(self) -> None:
         """Print the table."""
-        print(_decided(self)[1])
+        print(_decided(self, [] if self.layers == ["all"] else self.layers)[1])
 
 
-def _decided(asked: _OfImages) -> tuple[str, str]:
-    """The decision and the table of the probes, in words."""
+def _decided(asked: _OfImages, layers: list[str]) -> tuple[str, str]:
+    """The decision, and the table of the probes of these layers or of all, in words."""
     steps = Steps(6, Console(stderr=True))
     with steps.step(_LOAD):
         # As above.
@@ -248,7 +252,7 @@ def _decided(asked: _OfImages) -> tuple[str, str]:
         ),
         steps,
     )
-    return explain.explain(decision), explain.probe_table(decision.evidence)
+    return explain.explain(decision), explain.probe_table(decision.evidence, layers)
 
 
 class Pretrain(BaseSettings):

@@ -5,7 +5,11 @@ import pytest
 
 from export import program, run
 from tests.conftest import encode
+from tests.training.advice.drawn import BACKBONE, given
 from training.__main__ import main
+from training.advice import advise
+from training.advice.decide import decide
+from training.advice.gather import weigh
 from training.backbones import Card
 
 
@@ -102,6 +106,29 @@ def test_an_expected_error_is_one_line(
     monkeypatch.delenv("VERTEBRA_OUT", raising=False)
     assert call(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"vertebra-train: error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([], ["c1", "c2", "c3", "c4", "c5", "embedding"]),
+        (["--layers", "all"], ["c1", "c2", "c3", "c4", "c5", "embedding"]),
+        (["--layers", "embedding,c4"], ["c4", "embedding"]),
+        (["--layers", "c1", "--layers", "c2"], ["c1", "c2"]),
+    ],
+)
+def test_a_probe_tells_of_all_layers_or_of_those_that_are_named(
+    asked: list[str], told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decision = decide(weigh(given(60, 3, {"c4": 1.0}), None, None, lambda _: None), BACKBONE)
+    monkeypatch.setattr(advise, "of", lambda *_: decision)
+    assert call(monkeypatch, "probe", "--data", "nowhere", *asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tap", *told]
+    assert call(monkeypatch, "probe", "--data", "nowhere", "--layers", "c9") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "vertebra-train: error: Expected for --layers all or some of c1, c2, c3, c4, c5, embedding. Received: c9."
+    )
 
 
 def test_ctrl_c_leaves_nothing(

@@ -1,10 +1,11 @@
 """A decision in the words and tables that a person reads on a terminal; adds nothing to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from training.advice.candidates import Regime
 from training.advice.decide import Decision
 from training.advice.evidence import Accuracy, Evidence
+from training.errors import TrainingError
 
 _MEANS: dict[Regime, str] = {
     "as-is": "the published model as it is; nothing is trained",
@@ -23,10 +24,26 @@ def explain(decision: Decision) -> str:
     return "\n".join(_lines(decision))
 
 
-def probe_table(evidence: Evidence) -> str:
-    """How well a linear layer on each stage, each probe and the embedding does, with a line of heads."""
+def probe_table(evidence: Evidence, layers: Sequence[str] = ()) -> str:
+    """How well a linear layer on each stage, each probe and the embedding does, with a line of heads.
+
+    Args:
+        evidence: What was gathered.
+        layers: Those to tell of; none for all.
+
+    Returns:
+        The table.
+
+    Raises:
+        TrainingError: There is no such layer.
+    """
+    known = [each.tap for each in evidence.probes]
+    if unknown := [each for each in layers if each not in known]:
+        raise TrainingError(f"Expected for --layers all or some of {', '.join(known)}. Received: {unknown[0]}.")
     rows = [("tap", "stride", "numbers", "accuracy", "+/-", "of learnt", "LogME")]
     for each in evidence.probes:
+        if layers and each.tap not in layers:
+            continue
         mark = " <- best stage" if each.tap == evidence.depth.best else ""
         rows.append(
             (
