@@ -106,7 +106,7 @@ class Fit(_OfImages):
     deterministic: bool = Field(
         False,
         description="The same command on the same machine gives the same weights, as long as --time-limit-min does not "
-        "cut it short: fine-tuning computes as plain fp32 instead of what is measured to be faster.",
+        "cut it or its race short: fine-tuning computes as plain fp32 instead of what is measured to be faster.",
     )
     head: Literal["linear", "mlp", "cosine"] = Field(
         "linear",
@@ -213,7 +213,7 @@ class Advise(_OfImages):
 
     def cli_cmd(self) -> None:
         """Print the decision."""
-        print(_decided(self, [])[0])
+        print(_decided(self, ["all"])[0])
 
 
 class Probe(_OfImages):
@@ -225,11 +225,11 @@ class Probe(_OfImages):
 
     def cli_cmd(self) -> None:
         """Print the table."""
-        print(_decided(self, [] if self.layers == ["all"] else self.layers)[1])
+        print(_decided(self, self.layers)[1])
 
 
 def _decided(asked: _OfImages, layers: list[str]) -> tuple[str, str]:
-    """The decision, and the table of the probes of these layers or of all, in words."""
+    """The decision, and the table of the probes of these layers, in words."""
     steps = Steps(6, Console(stderr=True))
     with steps.step(_LOAD):
         # As above.

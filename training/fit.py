@@ -26,7 +26,7 @@ from training.advice.decide import DECISION, UNADVISED, Decision, Leaning
 from training.advice.explain import explain
 from training.backbones import Card
 from training.dataset import Dataset, Plan, Sample
-from training.errors import FrozenError
+from training.errors import ExplodedError, FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
 from training.ledger import Ledger
@@ -140,6 +140,7 @@ class _Start:
     source: Source | None
     counts: Counts
     deadline_s: float
+    fitted: dict[tuple[object, ...], Fitted] = field(default_factory=dict)
 
     @property
     def data(self) -> Dataset:
@@ -321,12 +322,18 @@ def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: 
     if len(plans) == 1:
         return None
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
-    steps.more(race.steps(plans))
     return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
-    """The head that a plan ends or begins with."""
+    """The head that a plan ends or begins with, fitted once to the same images."""
+    asked = (plan.start, plan.taps, plan.tuning is None, tuple(train))
+    if asked not in start.fitted:
+        start.fitted[asked] = _fit(start, plan, train)
+    return start.fitted[asked]
+
+
+def _fit(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
     assert start.source is not None  # plans that begin with a head on features come with them
     source = start.source.only(train)
     if plan.start == "pretrained classifier":
@@ -356,12 +363,16 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
-        reason = f"{raced.race.reason}; the time that was left is too short for that on all images, so a head stays"
-        headed = raced.race.model_copy(update={"chosen": raced.head, "reason": reason})
-        return _headed(start, plans[raced.head], headed, steps)
+        return _instead(start, plans, raced, "the time that was left is too short for that on all images", steps)
     steps.more(1 + len(start.held_out))
     known = Known(tested=tested, paces=race.paces(ground, within, probed, ledger))
-    fine_tuned = tuned.fine_tune(ground, within, probed, steps, known)
+    try:
+        fine_tuned = tuned.fine_tune(ground, within, probed, steps, known)
+    except ExplodedError:
+        # What was asked for is not given up for something else.
+        if raced is None or raced.head is None:
+            raise
+        return _instead(start, plans, raced, "its loss exploded", steps)
     return _Made(
         plan=plan,
         race=told,
@@ -373,6 +384,13 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
         images=len(ground.train),
         tested={split: _asked(ground, fine_tuned, samples, steps) for split, samples in start.held_out.items()},
     )
+
+
+def _instead(start: _Start, plans: Sequence[Candidate], raced: Raced, reason: str, steps: Steps) -> _Made:
+    """The head that stays where what won cannot be trained."""
+    assert raced.head is not None  # or there is nothing to fall back to
+    told = {"chosen": raced.head, "reason": f"{raced.race.reason}; {reason}, so a head stays"}
+    return _headed(start, plans[raced.head], raced.race.model_copy(update=told), steps)
 
 
 def _headed(start: _Start, plan: Candidate, raced: Race | None, steps: Steps) -> _Made:

@@ -14,20 +14,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from export.progress import Steps
 from training import splits, tuned
 from training.advice.candidates import Candidate
-from training.advice.decide import Leaning
+from training.advice.decide import UNADVISED, Leaning
 from training.dataset import Sample
 from training.errors import ExplodedError
 from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import pace, range_test
+from training.tuning import devices, pace, range_test
 from training.tuning.plan import Plan
 from training.tuning.record import Known, Pace, RangeTest
 
@@ -47,7 +48,7 @@ _FEWEST_A_CLASS = 8
 _STEPS_OF_A_TRIAL = 3
 
 _NO_RACE = "there are too few images to hold any out for a comparison, so the cheapest plan was taken"
-_IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so the evidence has chosen"
+_IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so there was none"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
 Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
@@ -75,8 +76,8 @@ class Raced:
         tested: The range test whose rate the winner had, if there was one: it need not be found again.
         least: How many images it is to be shown at least: half as many as it has won with, or, where it was not tried,
             a quarter of what its plan would show.
-        head: The place of the best plan that fine-tunes nothing, which is taken where there is no time to show so many;
-            None where there is no such plan.
+        head: The place of the plan that fine-tunes nothing which is taken where the winner cannot be trained: the best
+            of those that were tried, or the first; None where there is none.
     """
 
     race: Race
@@ -157,24 +158,24 @@ def race(  # noqa: PLR0917
     if not asked:
         return _unraced(plans, len(learnt), 0, _NO_RACE)
     short = replace(ground, train=learnt, validation=())
-    probes: dict[tuple[str, ...], Probed] = {}
     # By the place of the plan, and of all that start alike.
     tested: dict[int | str, RangeTest] = {}
 
-    def head(plan: Candidate) -> Probed | None:
-        """What a plan begins with: where it is the same taps, the same head."""
-        if plan.start != "random" and plan.taps not in probes:
-            fitted = frozen.fit(plan, learnt)
-            probes[plan.taps] = Probed(fitted.head, fitted.module)
-        return None if plan.start == "random" else probes[plan.taps]
+    def head(plan: Candidate, train: tuple[Sample, ...] = learnt) -> Probed | None:
+        """What a plan begins with."""
+        if plan.start == "random":
+            return None
+        fitted = frozen.fit(plan, train)
+        return Probed(fitted.head, fitted.module)
 
     tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
     ahead = {place: plans[place] for place in tunings}
-    room = ledger.once(
-        "room", _Room, partial(_room, short, len(ground.train), len(asked), ahead, head, limit_s, ledger)
-    )
+    told.more(1)
+    with told.step("see how fast it trains here"):
+        room = ledger.once("room", _Room, partial(_room, ground, learnt, len(asked), ahead, head, limit_s, ledger))
     if tunings and not room.places:
         return _unraced(plans, len(ground.train), _taken(plans, leans), f"{_IN_A_HURRY}: {leans.reason}")
+    told.more(steps(plans))
     heats, runners = _heads(plans, frozen, learnt, asked, told)
     left, limit_s = list(room.places), limit_s - room.testing_s
     for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
@@ -264,11 +265,11 @@ def steps(plans: Sequence[Candidate]) -> int:
 
 
 def _room(  # noqa: PLR0917
-    short: Ground,
-    images: int,
+    ground: Ground,
+    learnt: tuple[Sample, ...],
     asked: int,
     tunings: Mapping[int, Candidate],
-    head: Callable[[Candidate], Probed | None],
+    head: Callable[[Candidate, tuple[Sample, ...]], Probed | None],
     limit_s: float,
     ledger: Ledger,
 ) -> _Room:
@@ -282,12 +283,13 @@ def _room(  # noqa: PLR0917
     order = sorted(tunings, key=lambda place: (tunings[place].start != "random", place), reverse=True)
     most = tunings[order[0]]
     assert most.tuning is not None  # it is one of the fine-tunings
-    images_per_s = pace.best(paces(short, most, head(most), ledger), most.tuning).images_per_s
-    testing_s = _testing(most.tuning, len(short.train)) / images_per_s
+    # With the head that is needed next: where few are asked there may be no race.
+    images_per_s = _images_per_s(ground, most, head(most, ground.train if asked < _MANY else learnt), ledger)
+    testing_s = _testing(most.tuning, len(learnt)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
-    if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < _shown(most, images):
+    if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < _shown(most, len(ground.train)):
         return _Room(places=(), testing_s=testing_s)
-    parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(short.train)))
+    parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(learnt)))
     places = order[: max(1, int(min(parts, len(order))))]
     return _Room(places=tuple(sorted(places)), testing_s=testing_s)
 
@@ -308,7 +310,17 @@ def paces(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger
         CacheError: The cache cannot be read, or the ledger not be written.
         DataError: A file is gone or was changed since it was checked.
     """
-    return ledger.once(f"paces of {plan.words()}", _Paces, lambda: _Paces(ways=tuned.paces(ground, plan, probed))).ways
+    # Which way is the fastest, and right, is so on one machine.
+    here = f"{devices.launched().device.type} with {torch.get_num_threads()} threads"
+    measure = partial(tuned.paces, ground, plan, probed)
+    return ledger.once(f"paces of {plan.words()} on {here}", _Paces, lambda: _Paces(ways=measure())).ways
+
+
+def _images_per_s(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger) -> float:
+    """How many images a second all processes together train on."""
+    assert plan.tuning is not None  # a head on frozen features takes what it takes
+    one = pace.best(paces(ground, plan, probed, ledger), plan.tuning).images_per_s
+    return one * devices.launched().world_size
 
 
 def within(
@@ -349,7 +361,7 @@ def _cut(  # noqa: PLR0917
     ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool, ledger: Ledger
 ) -> _Cut:
     assert plan.tuning is not None  # as above
-    affordable = pace.best(paces(ground, plan, probed, ledger), plan.tuning).images_per_s * limit_s
+    affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
     if finds_rate:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
@@ -452,12 +464,15 @@ def _winner(runners: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
         if behind.mean() <= error:
             break
     won, first = runners[place], runners[best]
+    # What the evidence says of heads and fine-tunings says nothing of two fine-tunings, or of two heads.
+    leant = won.plan.tuning is not None if leans.to == "backbone" else won.plan.tuning is None
+    why = leans.reason if leant and most else UNADVISED.reason if won.plan.tuning else "dearer"
     said = f"{_named(won.plan)} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
     if place == best:
         return place, f"{said}, and nothing else that was tried more"
     return place, (
         f"{said}; {_named(first.plan)}, the best, {first.right.mean():.1%}, which is within one standard error "
-        f"({error:.1%}), and " + (leans.reason if most else "dearer")
+        f"({error:.1%}), and {why}"
     )
 
 

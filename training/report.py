@@ -312,7 +312,7 @@ def _gallery(held_out: HeldOut, run: Run, model: Served) -> Gallery:
 
 def _race(race: Race | None) -> list[_Runner]:
     """The plans of a race in their order, with a place for each round."""
-    # Where no image could be held out there is none.
+    # Where no image could be held out, or a few in a hurry, there is none.
     if race is None or not race.heats:
         return []
     rounds = range(1, 1 + max(heat.round for heat in race.heats))

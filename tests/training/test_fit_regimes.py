@@ -1,7 +1,8 @@
 """What a run says of the way that it was made is what was done to its weights, whichever way that was."""
 
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
 from training.dataset import Plan
-from training.errors import HeadError, TuningError
+from training.errors import ExplodedError, HeadError, TuningError
 from training.fit import How, Order, Trained
 from training.parts import parts
 from training.result import CURVES, METRICS, Result
@@ -169,6 +170,44 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
         "it won; the time that was left is too short for that on all images, so a head stays"
     )
     assert shop.moved(out) == set()
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> How:
+    """Time for 4 of 8 epochs, at the pace that is measured: none to spare for a race of a few images."""
+    images = len(COLOURS) * 8 * 4 // 5
+    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(4.5 * images / 0.85e6),))
+    return How("small-different", {**CHANGES, "epochs": 8, "rate": 0.01}, time_limit_s=1e6)
+
+
+def test_of_a_few_images_in_a_hurry_there_is_no_race_and_all_the_time_is_for_the_training(
+    shop: Shop, tmp_path: Path, hurried: How
+) -> None:
+    out = tmp_path / "hurried"
+    made = shop.make("small-different", out, how=hurried)
+    way = made.result.way
+    assert way.race is not None
+    assert (way.race.heats, way.race.validation, way.race.images) == ((), 0, way.images)
+    assert (way.trains, way.tuning and len(way.tuning.history)) == ("the head and the backbone from c4 on", 4)
+    reason = "The time was too short for a race of so few images to tell more than luck, so there was none: a longer"
+    assert f"<p>{reason} training gains more where more is trained.</p>" in (out / "report.html").read_text()
+
+
+def test_what_was_chosen_and_comes_apart_gives_way_to_a_head(
+    shop: Shop, tmp_path: Path, hurried: How, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise ExplodedError("Expected at most 3. Received: nan.")
+
+    monkeypatch.setattr(tuned, "fine_tune", explode)
+    made = shop.make("small-different", tmp_path / "exploded", how=hurried)
+    assert (made.result.way.trains, made.result.way.tuning) == ("the head on the embedding and all stages", None)
+    assert made.run.regime.reason.endswith("where more is trained; its loss exploded, so a head stays")
+    assert shop.moved(tmp_path / "exploded") == set()
+    # One plan that was asked for alone is not given up for another. What was decided stays, to be gone on with.
+    other = replace(shop, folder=shutil.copytree(shop.folder, tmp_path / "shop"))
+    with pytest.raises(ExplodedError):
+        other.make("large-similar", tmp_path / "asked", how=How("large-similar", hurried.changes))
 
 
 def test_where_no_image_can_be_held_out_there_is_no_race_and_a_run_all_the_same(shop: Shop, tmp_path: Path) -> None:

@@ -93,10 +93,15 @@ class Machine:
     asked: list[tuple[Sample, ...]] = field(default_factory=list)
     tuned: list[tuple[str, int, int]] = field(default_factory=list)
     tested: list[RangeTest | None] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)
 
     def ledger(self, name: str | None = None) -> Ledger:
         """The one of this name, or one in which nothing is decided yet."""
         return Ledger(self.folder / (name or uuid4().hex))
+
+    def paces(self, _: Ground, plan: Candidate, __: object) -> tuple[Pace, ...]:
+        self.measured.append(plan.words())
+        return at_pace(self.images_per_s)
 
     def frozen(self) -> race.Frozen:
         return race.Frozen(self._fit, self._right)
@@ -138,7 +143,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
     monkeypatch.setattr(tuned, "fine_tune", made.fine_tune)
     monkeypatch.setattr(tuned, "answers", made.answers)
-    monkeypatch.setattr(tuned, "paces", lambda *_: at_pace(made.images_per_s))
+    monkeypatch.setattr(tuned, "paces", made.paces)
     monkeypatch.setattr(tuned, "forget", lambda _: None)
     # So that of many images counts are percentages.
     monkeypatch.setattr(race, "_MANY", 100)
@@ -192,6 +197,13 @@ def test_where_the_evidence_leans_to_a_head_it_has_to_lose_by_more_than_luck(
     assert ("within one standard error" in found.reason) == found.reason.endswith(", and a head is enough")
 
 
+def test_of_two_fine_tunings_that_beat_the_head_it_is_not_said_that_a_head_is_enough(machine: Machine) -> None:
+    machine.right = {HEAD: rightly(60, 100), words(LATE): rightly(83, 100, 10), words("c1"): rightly(82, 100, 12)}
+    found = run(machine, plans("small-similar", "large-similar", "large-different"), ground(), leans=TO_HEAD)
+    assert found.chosen == 2
+    assert found.reason.endswith(f", and {UNADVISED.reason}")
+
+
 @pytest.mark.parametrize(("leans", "expected"), [(UNADVISED, 2), (TO_HEAD, 0)])
 def test_where_there_are_few_to_ask_and_no_time_to_spare_the_evidence_chooses_and_nothing_is_tried(
     machine: Machine, leans: Leaning, expected: int
@@ -203,7 +215,7 @@ def test_where_there_are_few_to_ask_and_no_time_to_spare_the_evidence_chooses_an
     found = run(machine, raced, ground(train=10_000, validation=99), 20_000 / 0.3 - 1, leans)
     assert (found.chosen, found.images, found.validation, found.heats) == (expected, 10_000, 0, ())
     assert (machine.tuned, machine.asked) == ([], [])
-    assert found.reason.endswith(f"so the evidence has chosen: {leans.reason}")
+    assert found.reason.endswith(f"so there was none: {leans.reason}")
     found = run(machine, raced, ground(train=10_000, validation=99), 20_000 / 0.3 + 1, leans)
     assert (found.chosen, found.validation) == (2, 99)
     assert machine.tuned
@@ -427,6 +439,7 @@ def test_a_race_that_was_broken_off_goes_on_behind_what_it_had_tried(
     whole = run(machine, raced, shown := ground(train=10_000), 100_000.0)
     before = list(machine.tuned)
     machine.tuned.clear()
+    machine.measured.clear()
     answered = 0
 
     def killed(*asked: Any) -> Answers:
@@ -441,8 +454,10 @@ def test_a_race_that_was_broken_off_goes_on_behind_what_it_had_tried(
     with pytest.raises(KeyboardInterrupt):
         again(100_000.0, quiet(99), machine.ledger("kept"))
     monkeypatch.setattr(tuned, "answers", machine.answers)
-    monkeypatch.setattr(tuned, "paces", lambda *_: at_pace(0.5))
+    machine.images_per_s = 0.5
     resumed = again(90_000.0, quiet(99), machine.ledger("kept")).race
+    # How fast each of them trains is measured once.
+    assert sorted(machine.measured) == sorted(plan.words() for plan in raced)
     # What was under way when it was killed is tried by the same plan on as many images, so that it is gone on with.
     assert machine.tuned[: until + 1] == before[: until + 1]
     assert machine.tuned[until] == machine.tuned[until + 1]

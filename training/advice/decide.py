@@ -120,8 +120,9 @@ def _plans(regimes: tuple[Regime, ...], evidence: Evidence, backbone: Backbone) 
 
 
 def _leaning(evidence: Evidence, limits: Thresholds) -> Leaning:
-    far = f"a linear layer on the embedding comes {evidence.separability:.3f} of the way from chance to all right"
-    if evidence.separability >= limits.enough:
+    separability = round(evidence.separability, 3)
+    far = f"a linear layer on the embedding comes {separability:.3f} of the way from the commonest class to all right"
+    if separability >= limits.enough:
         return Leaning(to="head", reason=f"{far}; from {limits.enough} on a head is enough")
     return Leaning(to="backbone", reason=f"{far}; under {limits.enough} the backbone has something to learn")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from export.command import printable
 from training.advice.candidates import Regime
 from training.advice.decide import Decision
 from training.advice.evidence import Accuracy, Evidence
@@ -16,6 +17,7 @@ _MEANS: dict[Regime, str] = {
     "scratch": "images enough that pretraining is no help for: everything is trained from a random start",
 }
 
+ALL_LAYERS = ("all",)
 _LEANS = {"head": "head on the frozen backbone is taken", "backbone": "plan that trains most is taken"}
 
 
@@ -24,12 +26,12 @@ def explain(decision: Decision) -> str:
     return "\n".join(_lines(decision))
 
 
-def probe_table(evidence: Evidence, layers: Sequence[str] = ()) -> str:
+def probe_table(evidence: Evidence, layers: Sequence[str] = ALL_LAYERS) -> str:
     """How well a linear layer on each stage, each probe and the embedding does, with a line of heads.
 
     Args:
         evidence: What was gathered.
-        layers: Those to tell of; none for all.
+        layers: Those to tell of, or "all".
 
     Returns:
         The table.
@@ -38,11 +40,14 @@ def probe_table(evidence: Evidence, layers: Sequence[str] = ()) -> str:
         TrainingError: There is no such layer.
     """
     known = [each.tap for each in evidence.probes]
-    if unknown := [each for each in layers if each not in known]:
-        raise TrainingError(f"Expected for --layers all or some of {', '.join(known)}. Received: {unknown[0]}.")
+    told = known if tuple(layers) == ALL_LAYERS else layers
+    if unknown := [each for each in told if each not in known]:
+        raise TrainingError(
+            f"Expected for --layers all or some of {', '.join(known)}. Received: {printable(unknown[0])}."
+        )
     rows = [("tap", "stride", "numbers", "accuracy", "+/-", "of learnt", "LogME")]
     for each in evidence.probes:
-        if layers and each.tap not in layers:
+        if each.tap not in told:
             continue
         mark = " <- best stage" if each.tap == evidence.depth.best else ""
         rows.append(

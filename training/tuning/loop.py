@@ -109,7 +109,8 @@ def tune(
         folder: Where checkpoints and figures lie. One that holds the checkpoint of another training is refused.
         advance: Told of every step.
         known: What was measured before.
-        checkpoint_s: After how many seconds a checkpoint is due in the midst of an epoch; at its end it is after ten.
+        checkpoint_s: After how many seconds a checkpoint is due in the midst of an epoch. At the end of one it is after
+            ten, or sooner where these are fewer, and at the end of all in any case.
 
     Returns:
         The model of the epoch with the best validation score; that of the start where no epoch beat it.

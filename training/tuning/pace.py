@@ -7,6 +7,7 @@ import math
 import time
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ _GAIN = 1.1
 _RIGHT = {"fp32": 0.9999, "bf16": 0.95}
 
 
+def enough(batch_size: int, fabric: Any) -> int:
+    """How many images of such a batch tell how fast a step is on a device."""
+    return min(batch_size, _ENOUGH) if fabric.device.type == "cpu" else batch_size
+
+
 def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective) -> tuple[Pace, ...]:
     """Take a few steps in every way that a plan leaves open, plain fp32 among them to compare with.
 
@@ -45,7 +51,7 @@ def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective) -> t
     ways: dict[tuple[Precision, bool], None] = {("fp32", False): None}
     ways |= {(precision, layout): None for precision in precisions for layout in layouts}
     plain = replace(objective, bf16=False, channels_last=False)
-    few = guards.first(batch, _ENOUGH) if objective.fabric.device.type == "cpu" else batch
+    few = guards.first(batch, enough(len(batch.weights), objective.fabric))
     reference = _gradient(model, plain, few)[0]
     paces = []
     for precision, layout in ways:

@@ -123,9 +123,9 @@ def test_what_a_probe_lacks_makes_a_data_set_small_or_large(
         (
             0.669,
             "backbone",
-            "comes 0.669 of the way from chance to all right; under 0.67 the backbone has something to",
+            "comes 0.669 of the way from the commonest class to all right; under 0.67 the backbone has",
         ),
-        (0.67, "head", "comes 0.670 of the way from chance to all right; from 0.67 on a head is enough"),
+        (0.6696, "head", "comes 0.670 of the way from the commonest class to all right; from 0.67 on a head is enough"),
     ],
 )
 def test_where_a_race_cannot_tell_separability_says_what_is_taken(

@@ -27,6 +27,7 @@ from tests.training.tuning.teacher import (
 from training.errors import CheckpointError, ExplodedError, FrozenError, TuningError
 from training.tuning import loop
 from training.tuning.batches import Batch
+from training.tuning.checkpoint import Checkpoints
 from training.tuning.journal import METRICS
 from training.tuning.loop import Learner
 from training.tuning.record import Known, RangeTest, Tuned
@@ -208,6 +209,17 @@ def test_what_was_best_before_an_interruption_is_kept(tmp_path: Path) -> None:
     found = loop.tune(learner(), taught, plan(rate=0.02, epochs=3), tmp_path / "run", nothing)
     assert found.record.best == expected.record.best == 0
     assert all(torch.equal(each, expected.state[name]) for name, each in found.state.items())
+
+
+@pytest.mark.parametrize(("due_s", "written"), [(10.0, 1), (0.0, 3)])
+def test_little_epochs_are_not_all_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due_s: float, written: int
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(loop, "_EPOCH_S", due_s)
+    monkeypatch.setattr(Checkpoints, "write", lambda _, at, __: seen.append(at.epoch))
+    loop.tune(learner(), lessons(), plan(rate=0.02, epochs=3), tmp_path, nothing)
+    assert seen == [1, 2, 3][-written:]
 
 
 def test_figures_are_written_for_every_step_and_epoch(tmp_path: Path) -> None:
