@@ -109,10 +109,17 @@ class _Paces(BaseModel):
 
 
 class _Room(BaseModel):
-    """Which fine-tunings there is time to try, and what finding a rate takes of it."""
+    """What there is time for.
+
+    Attributes:
+        places: The fine-tunings that can be tried.
+        testing_s: What finding a rate takes, in seconds.
+        for_all: Whether the one that trains most can be trained to its end without a race.
+    """
 
     places: tuple[int, ...]
     testing_s: float
+    for_all: bool
 
 
 class _Tried(BaseModel):
@@ -174,7 +181,8 @@ def race(  # noqa: PLR0917
     with told.step("see how fast it trains here"):
         room = ledger.once("room", _Room, partial(_room, ground, learnt, len(asked), ahead, head, limit_s, ledger))
     if tunings and not room.places:
-        return _unraced(plans, len(ground.train), _taken(plans, leans), f"{_IN_A_HURRY}: {leans.reason}")
+        chosen = _taken(plans, leans, for_all=room.for_all)
+        return _unraced(plans, len(ground.train), chosen, f"{_IN_A_HURRY}: {leans.reason}")
     told.more(steps(plans))
     heats, runners = _heads(plans, frozen, learnt, asked, told)
     left, limit_s = list(room.places), limit_s - room.testing_s
@@ -222,12 +230,15 @@ def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) 
     return Raced(told_of, None, _TELLING * _shown(plans[chosen], images), frozen[0] if frozen else None)
 
 
-def _taken(plans: Sequence[Candidate], leans: Leaning) -> int:
-    """The place of the plan that the evidence takes: the first head, or what trains most."""
+def _taken(plans: Sequence[Candidate], leans: Leaning, *, for_all: bool) -> int:
+    """The place of the plan that the evidence takes: the first head, or what trains most and can be trained to its end.
+
+    What trains less is faster at it, and of few images as good (training/advice/README.md).
+    """
     if leans.to == "head" and plans[0].tuning is None:
         return 0
-    # A random start has to be seen to win.
-    return max(range(len(plans)), key=lambda place: (plans[place].start != "random", place))
+    most, *others = _most_first(dict(enumerate(plans)))
+    return most if for_all or not others or plans[others[0]].tuning is None else others[0]
 
 
 def _heads(
@@ -278,20 +289,26 @@ def _room(  # noqa: PLR0917
     None where few images are asked and the winner would need the time for its training on all of them.
     """
     if not tunings:
-        return _Room(places=(), testing_s=0.0)
-    # A random start learns least of a little.
-    order = sorted(tunings, key=lambda place: (tunings[place].start != "random", place), reverse=True)
+        return _Room(places=(), testing_s=0.0, for_all=True)
+    order = _most_first(tunings)
     most = tunings[order[0]]
     assert most.tuning is not None  # it is one of the fine-tunings
     # With the head that is needed next: where few are asked there may be no race.
     images_per_s = _images_per_s(ground, most, head(most, ground.train if asked < _MANY else learnt), ledger)
     testing_s = _testing(most.tuning, len(learnt)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
-    if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < _shown(most, len(ground.train)):
-        return _Room(places=(), testing_s=testing_s)
+    whole = _shown(most, len(ground.train))
+    for_all = can_show >= whole
+    if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < whole:
+        return _Room(places=(), testing_s=testing_s, for_all=for_all)
     parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(learnt)))
     places = order[: max(1, int(min(parts, len(order))))]
-    return _Room(places=tuple(sorted(places)), testing_s=testing_s)
+    return _Room(places=tuple(sorted(places)), testing_s=testing_s, for_all=for_all)
+
+
+def _most_first(plans: Mapping[int, Candidate]) -> list[int]:
+    """The places of plans, what trains most first; a random start, which learns least of a little, is the last."""
+    return sorted(plans, key=lambda place: (plans[place].start != "random", place), reverse=True)
 
 
 def paces(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger) -> tuple[Pace, ...]:

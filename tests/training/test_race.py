@@ -204,15 +204,23 @@ def test_of_two_fine_tunings_that_beat_the_head_it_is_not_said_that_a_head_is_en
     assert found.reason.endswith(f", and {UNADVISED.reason}")
 
 
-@pytest.mark.parametrize(("leans", "expected"), [(UNADVISED, 2), (TO_HEAD, 0)])
+@pytest.mark.parametrize(
+    ("leans", "limit_s", "expected"),
+    [
+        (UNADVISED, 20_000 / 0.3 - 1, 2),
+        (UNADVISED, 20_000, 2),
+        (UNADVISED, 19_999, 1),  # not time enough for what trains most, but for what trains less
+        (TO_HEAD, 20_000 / 0.3 - 1, 0),
+    ],
+)
 def test_where_there_are_few_to_ask_and_no_time_to_spare_the_evidence_chooses_and_nothing_is_tried(
-    machine: Machine, leans: Leaning, expected: int
+    machine: Machine, leans: Leaning, limit_s: float, expected: int
 ) -> None:
     machine.right = {HEAD: rightly(60, 99), words(LATE): rightly(50, 99), words("c1"): rightly(70, 99)}
     machine.images_per_s = 1.0
     raced = plans("small-similar", "large-similar", "large-different", images=10_000)
     # Half of what two rounds leave is time for all of two epochs, or not.
-    found = run(machine, raced, ground(train=10_000, validation=99), 20_000 / 0.3 - 1, leans)
+    found = run(machine, raced, ground(train=10_000, validation=99), limit_s, leans)
     assert (found.chosen, found.images, found.validation, found.heats) == (expected, 10_000, 0, ())
     assert (machine.tuned, machine.asked) == ([], [])
     assert found.reason.endswith(f"so there was none: {leans.reason}")
