@@ -48,8 +48,6 @@ Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
 
 STEPS = 8
 _BACKBONE = "backbone."  # as Served has it
-# What a fine-tuning may take of the time that is left; the rest is for testing it and writing it down.
-_SPENT = 0.85
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
 _LEDGER = 3
@@ -359,7 +357,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
-    left_s = _SPENT * start.left_s()
+    left_s = race.SPENT * start.left_s()
     ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:

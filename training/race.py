@@ -32,6 +32,8 @@ from training.tuning import devices, pace, range_test
 from training.tuning.plan import Plan
 from training.tuning.record import Known, Pace, RangeTest
 
+# What a training may take of the time that is left; the rest is for testing it and writing it down.
+SPENT = 0.85
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
 # A training that shows less of what its plan would show is no use: it says little of the plan, and gains little.
@@ -290,7 +292,7 @@ def _room(  # noqa: PLR0917
     """
     if not tunings:
         return _Room(places=(), testing_s=0.0, for_all=True)
-    order = _most_first(tunings)
+    started_s, order = time.monotonic(), _most_first(tunings)
     most = tunings[order[0]]
     assert most.tuning is not None  # it is one of the fine-tunings
     # With the head that is needed next: where few are asked there may be no race.
@@ -298,7 +300,8 @@ def _room(  # noqa: PLR0917
     testing_s = _testing(most.tuning, len(learnt)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
     whole = _shown(most, len(ground.train))
-    for_all = can_show >= whole
+    # To measure took of the time.
+    for_all = SPENT * (can_show - images_per_s * (time.monotonic() - started_s)) >= whole
     if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < whole:
         return _Room(places=(), testing_s=testing_s, for_all=for_all)
     parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(learnt)))

@@ -157,7 +157,7 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
         return max(runners), "it won"
 
     monkeypatch.setattr(race, "_winner", won)
-    monkeypatch.setattr(fit, "_SPENT", 0.0)
+    monkeypatch.setattr(race, "SPENT", 0.0)
     out = tmp_path / "late"
     changes = {**CHANGES, "epochs": 8, "rate": 0.01}
     made = shop.make("small-different", out, how=How("small-different", changes, time_limit_s=1e6))
@@ -188,7 +188,7 @@ def test_of_a_few_images_in_a_hurry_there_is_no_race_and_all_the_time_is_for_the
     way = made.result.way
     assert way.race is not None
     assert (way.race.heats, way.race.validation, way.race.images) == ((), 0, way.images)
-    assert (way.trains, way.tuning and len(way.tuning.history)) == ("the head and the backbone from c4 on", 4)
+    assert (way.trains, way.tuning and len(way.tuning.history)) == ("the head and the backbone from c5 on", 4)
     reason = "The time was too short for a race of so few images to tell more than luck, so there was none: a longer"
     assert f"<p>{reason} training gains more where more is trained.</p>" in (out / "report.html").read_text()
 

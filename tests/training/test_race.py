@@ -208,8 +208,8 @@ def test_of_two_fine_tunings_that_beat_the_head_it_is_not_said_that_a_head_is_en
     ("leans", "limit_s", "expected"),
     [
         (UNADVISED, 20_000 / 0.3 - 1, 2),
-        (UNADVISED, 20_000, 2),
-        (UNADVISED, 19_999, 1),  # not time enough for what trains most, but for what trains less
+        (UNADVISED, 20_001 / 0.85, 2),
+        (UNADVISED, 19_999 / 0.85, 1),  # not time enough for what trains most, but for what trains less
         (TO_HEAD, 20_000 / 0.3 - 1, 0),
     ],
 )
