@@ -61,7 +61,8 @@ class Frozen:
     """How plans of a frozen backbone are tried.
 
     Attributes:
-        fit: Trains the head that a plan begins or ends with.
+        fit: Trains the head that a plan begins or ends with. It is asked for the same one again before every trial, and
+            is to remember it.
         right: Says which images a head answers rightly: bool `[N]`.
     """
 

@@ -160,7 +160,7 @@ def _run(  # noqa: PLR0917
     advance(at.step)
     begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
     try:
-        while at.epoch < training.plan.epochs and not at.stopped_early:
+        while not _is_over(training):
             model.train()
             if not at.step_of_epoch:
                 at.epoch_from = time.monotonic() - begun_s
@@ -176,16 +176,19 @@ def _run(  # noqa: PLR0917
             _end_epoch(training, lessons.validation, time.monotonic() - begun_s - at.epoch_from)
             journal.write(at.step, _figures(at.history[-1]))
             at.seconds = time.monotonic() - begun_s
-            is_over = at.epoch == training.plan.epochs or at.stopped_early
             # Of little epochs writing one down would take a good part.
-            due_s = min(checkpoint_s, _EPOCH_S)
-            if fabric.is_global_zero and (is_over or time.monotonic() - saved_s >= due_s):
+            is_due = _is_over(training) or time.monotonic() - saved_s >= min(checkpoint_s, _EPOCH_S)
+            if fabric.is_global_zero and is_due:
                 kept.write(at, _remembered(training))
                 saved_s = time.monotonic()
     finally:
         journal.close()
     # No process goes on to what lies behind while the first one still writes.
     fabric.barrier()
+
+
+def _is_over(training: _Training) -> bool:
+    return training.at.epoch >= training.plan.epochs or training.at.stopped_early
 
 
 def _lowered(training: _Training, error: ExplodedError) -> Known:
