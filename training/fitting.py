@@ -4,7 +4,7 @@ Knows neither where the features came from nor what the held-out images are: it 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -42,6 +42,7 @@ class Examples:
     Attributes:
         matrix: Gives taps of all views of all images, the plain view first and then view by view: a new float32
             `[views * N, D]`, which may be changed.
+        widths: How many numbers each tap has.
         views: How many views there are.
         labels: int64 `[N]`.
         weights: float64 `[N]`, above 0: how much each image counts.
@@ -51,6 +52,7 @@ class Examples:
     """
 
     matrix: Callable[[tuple[str, ...]], Tensor]
+    widths: Mapping[str, int]
     views: int
     labels: Tensor
     weights: Tensor
@@ -61,6 +63,10 @@ class Examples:
     def repeated(self, per_image: Tensor) -> Tensor:
         """What is said of images `[N]`, of the rows of `matrix`."""
         return per_image.repeat(self.views)
+
+    def width_of(self, taps: Sequence[str]) -> tuple[int, ...]:
+        """How many numbers each of these taps has."""
+        return tuple(self.widths[tap] for tap in taps)
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
 
 def _problem(taps: tuple[str, ...], examples: Examples) -> tuple[Problem, heads.Scaler]:
     features = examples.matrix(taps)
-    scaler = heads.Scaler.of(features)
+    scaler = heads.Scaler.of(features, examples.width_of(taps))
     return Problem(scaler.standardise_(features), examples.repeated(examples.labels), len(examples.classes)), scaler
 
 
@@ -167,7 +173,7 @@ def _path(problem: Problem, taps: tuple[str, ...], examples: Examples, folds: Te
 
 def _mlp(taps: tuple[str, ...], examples: Examples, folds: Tensor) -> Fitted:
     features = examples.matrix(taps)
-    scaler = heads.Scaler.of(features)
+    scaler = heads.Scaler.of(features, examples.width_of(taps))
     rows = mlp.Rows(scaler.standardise_(features), examples.repeated(examples.labels), len(examples.classes))
     tried: list[_Candidate] = []
     for decay in WEIGHT_DECAYS:

@@ -1,6 +1,6 @@
 """The heads that read a frozen backbone's taps, as modules; does not train them (fitting.py does)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,9 @@ from torch.nn import functional
 
 from export.run import Head
 from training.errors import HeadError
+
+# Of what half of the features of a tap vary by at least.
+LEAST = 0.1
 
 
 def build(head: Head, widths: Mapping[str, int], classes: int) -> nn.Module:
@@ -112,22 +115,27 @@ def unit(vectors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scaler:
-    """What standardises features: each has mean 0 and deviation 1 after it, where it varies at all.
+    """What standardises features: each has mean 0 and deviation 1 after it, where it varies as the others do.
+
+    A feature that is nearly silent on these images speaks on others: divided by next to nothing, it would make logits
+    of thousands there.
 
     Attributes:
         mean: float32 `[D]`.
-        deviation: float32 `[D]`, 1 for a feature that never changes, which must not be blown up.
+        deviation: float32 `[D]`, at least LEAST of the median of its tap; 1 for a feature that never changes.
     """
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "Scaler":
-        """The scaler of features float32 `[N, D]`."""
+    def of(cls, features: Tensor, widths: Sequence[int]) -> "Scaler":
+        """The scaler of features float32 `[N, D]`, of taps that have so many each, which are D together."""
         deviation, mean = torch.std_mean(features, dim=0, correction=0)
         constant = deviation <= 1e-6 * mean.abs().clamp_min(1e-6)
-        return cls(mean, torch.where(constant, 1.0, deviation))
+        silent = torch.where(constant, torch.nan, deviation)
+        least = torch.cat([(LEAST * tap.nanmedian()).expand(len(tap)) for tap in silent.split(tuple(widths))])
+        return cls(mean, torch.where(constant, 1.0, torch.maximum(deviation, least)))
 
     def standardise_(self, features: Tensor) -> Tensor:
         """Standardise features `[N, D]` in place, because there may be gigabytes of them."""

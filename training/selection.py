@@ -40,7 +40,7 @@ _SEED = 0
 _CHOICE = 2
 _LATE = "there was no time for it"
 # Raised when the same facts come to give another choice.
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True)

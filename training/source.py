@@ -71,6 +71,7 @@ class Source:
     def _examples(self) -> Examples:
         return Examples(
             matrix=self._matrix,
+            widths=self.extractor.taps,
             views=len(self.shown),
             labels=torch.tensor([sample.label for sample in self.train]),
             weights=torch.tensor([sample.weight for sample in self.train], dtype=torch.float64),

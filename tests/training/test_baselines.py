@@ -82,7 +82,14 @@ def test_the_head_is_at_least_as_accurate_as_the_sgd_head_for_3_and_10_classes(c
     unseen, expected = drawn(600, classes, 2)
     weights = torch.ones(300, dtype=torch.float64)
     learnt = Examples(
-        lambda _: features.clone(), 1, labels, weights, [None] * 300, [str(each) for each in range(classes)], 0
+        lambda _: features.clone(),
+        {"embedding": features.shape[1]},
+        1,
+        labels,
+        weights,
+        [None] * 300,
+        [str(each) for each in range(classes)],
+        0,
     )
     fitted = fitting.fit("linear", [("embedding",)], learnt)
     with torch.no_grad():

@@ -29,6 +29,7 @@ def examples(features: Tensor | dict[str, Tensor], labels: Tensor, **said: objec
     taps = features if isinstance(features, dict) else {"embedding": features}
     made = Examples(
         matrix=lambda wanted: torch.cat([taps[tap] for tap in wanted], dim=1),
+        widths={tap: each.shape[1] for tap, each in taps.items()},
         views=1,
         labels=labels,
         weights=torch.ones(len(labels), dtype=torch.float64),

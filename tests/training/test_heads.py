@@ -78,7 +78,7 @@ def test_a_head_on_a_tap_that_there_is_not_is_refused() -> None:
 
 def test_a_folded_scaler_gives_the_logits_of_standardised_features(pooled: dict[str, Tensor]) -> None:
     features = heads.joined(pooled, tuple(WIDTHS))
-    scaler = Scaler.of(features)
+    scaler = Scaler.of(features, list(WIDTHS.values()))
     layer = nn.Linear(features.shape[1], 4)
     filled(layer)
     with torch.no_grad():
@@ -88,9 +88,9 @@ def test_a_folded_scaler_gives_the_logits_of_standardised_features(pooled: dict[
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_standardised_features_have_mean_0_and_deviation_1(pooled: dict[str, Tensor]) -> None:
-    features = heads.joined(pooled, tuple(WIDTHS))
-    standardised = Scaler.of(features).standardise_(features)
+def test_standardised_features_have_mean_0_and_deviation_1() -> None:
+    features = 3 + torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) * 10 ** torch.linspace(-0.4, 0.4, 16)
+    standardised = Scaler.of(features, list(WIDTHS.values())).standardise_(features)
     assert standardised is features  # there may be gigabytes of them
     torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(16), rtol=0, atol=1e-4)
     torch.testing.assert_close(standardised.std(dim=0, correction=0), torch.ones(16), rtol=0, atol=1e-4)
@@ -98,9 +98,21 @@ def test_standardised_features_have_mean_0_and_deviation_1(pooled: dict[str, Ten
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -7e4, 1e-9])
 def test_a_feature_that_never_changes_is_not_blown_up(value: float) -> None:
-    scaler = Scaler.of(torch.full((10_000, 1), value))
+    scaler = Scaler.of(torch.full((10_000, 1), value), [1])
     assert scaler.deviation.tolist() == [1.0]
     assert abs(float(scaler.standardise_(torch.full((1, 1), value)))) <= 1e-5 * max(1.0, abs(value))
+
+
+def test_a_feature_that_is_nearly_silent_is_not_blown_up_but_beside_others_of_its_tap() -> None:
+    random = torch.Generator().manual_seed(0)
+    varies = torch.tensor([2.0, 1.0, 3.0, 1e-4, 0.0, 1e-4, 1e-4])
+    features = 5.0 + varies * torch.randn(20_000, 7, generator=random)
+    scaler = Scaler.of(features, [5, 2])
+    # The median of those that vary at all; a tap that is quiet throughout is as loud as any.
+    least = heads.LEAST * float(scaler.deviation[1])
+    torch.testing.assert_close(
+        scaler.deviation, torch.tensor([2.0, 1.0, 3.0, least, 1.0, 1e-4, 1e-4]), rtol=0.05, atol=0
+    )
 
 
 def test_a_cosine_head_answers_with_cosines_times_its_scale(pooled: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ def drawn(rows: int, columns: int, classes: int) -> tuple[Tensor, Tensor]:
     mixed = torch.randn(columns, columns, generator=random) * torch.linspace(1, 0.01, columns)
     features = torch.randn(rows, columns, generator=random) @ mixed.T
     features += 0.5 * torch.randn(classes, columns, generator=random)[labels]
-    return Scaler.of(features).standardise_(features), labels
+    return Scaler.of(features, [columns]).standardise_(features), labels
 
 
 def loss(features: Tensor, labels: Tensor, weights: Tensor, l2: float, weight: Tensor, bias: Tensor) -> float:

@@ -27,7 +27,10 @@ def test_it_solves_what_a_linear_head_cannot(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fitting, "WEIGHT_DECAYS", (0.1,))
     monkeypatch.setattr(fitting, "_FOLDS", 2)
     rows, unseen = xor(600, 0), xor(2000, 1)
-    learnt = Examples(lambda _: rows.features.clone(), 1, rows.labels, ones(rows), [None] * 600, ("no", "yes"), 0)
+    widths = {"embedding": rows.features.shape[1]}
+    learnt = Examples(
+        lambda _: rows.features.clone(), widths, 1, rows.labels, ones(rows), [None] * 600, ("no", "yes"), 0
+    )
     found = {}
     kinds: tuple[Kind, ...] = ("linear", "mlp")
     for kind in kinds:

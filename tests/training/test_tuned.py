@@ -84,6 +84,7 @@ def school(small: Card, tmp_path_factory: pytest.TempPathFactory) -> School:
     rows = embedded(small, train)
     examples = Examples(
         matrix=lambda _: rows.clone(),
+        widths={EMBEDDING: rows.shape[1]},
         views=1,
         labels=torch.tensor([each.label for each in train]),
         weights=torch.ones(len(train), dtype=torch.float64),

@@ -38,7 +38,12 @@ class Known:
 
     def rows(self, features: Tensor) -> Rows:
         """Standardised features `[N, D]` with all of this, as a new tensor."""
-        return Rows(Scaler.of(features).standardise_(features.clone()), self.labels, self.weights, self.classes)
+        return Rows(
+            Scaler.of(features, [features.shape[1]]).standardise_(features.clone()),
+            self.labels,
+            self.weights,
+            self.classes,
+        )
 
     def parts(self) -> list[tuple[Tensor, Tensor]]:
         """For every fold that has images the indices of the others, and its own."""
