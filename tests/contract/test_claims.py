@@ -109,6 +109,7 @@ CLAIMS = {
         f"{T}tuning/test_model.py::test_no_gradient_function_at_the_cut",
         f"{T}test_freezing.py::test_no_gradient_is_computed_in_what_is_frozen",
         f"{T}tuning/test_activations.py::test_cached_and_uncached_epochs_give_the_same_weights",
+        "cut.json: cells > from c5, kept as fp32, 600 images, 4 epochs > ratio",
     ),
     14: claim(
         "frozen for few labels, fine-tuning for many",
@@ -285,7 +286,6 @@ MISSING = {
 
 # Figures that claims lack which tests show otherwise.
 OWED = {
-    13: ("an epoch of late layers with and without the cache of what lies before", "cut.json"),
     14: ("frozen and fine-tuned at 10, 50, 250 and all images a class", "crossing.json"),
 }
 
@@ -322,6 +322,13 @@ def test_frozen_figures_keep_what_was_promised() -> None:
     assert proofs.figure(f"{cell} > accuracy > value") > 0.85
     assert proofs.figure("bottleneck.json: summary > ratio") > 10
     assert proofs.figure("accuracy.json: top_1") == pytest.approx(0.883, abs=0.005)
+
+
+def test_what_frozen_layers_make_is_worth_keeping_and_changes_nothing() -> None:
+    for place, most in (("top", 0.1), ("c5", 0.5), ("c4", 0.8)):
+        cell = f"cut.json: cells > from {place}, kept as fp32, 600 images, 4 epochs"
+        assert proofs.figure(f"{cell} > ratio") < most
+        assert proofs.figure(f"{cell} > largest_difference") == 0
 
 
 def test_the_advisor_costs_what_was_promised() -> None:
