@@ -1,11 +1,11 @@
 """vertebra-train: flags and environment to a command, and what came of it to a person; trains nothing itself."""
 
-import math
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, get_subcommand
@@ -15,6 +15,9 @@ from export import command
 from export.command import complaint, printable
 from export.progress import Steps
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.question import Question
 
 _SETTINGS = SettingsConfigDict(frozen=True, env_prefix="VERTEBRA_", extra="forbid")
 _LOAD = "load torch and timm"
@@ -62,6 +65,24 @@ class _OfImages(BaseSettings):
         ge=1,
         description="What the shorter side becomes before the square is cut out, in pixels; as much as the crop keeps "
         "the whole frame. Without it: in proportion to the crop as the backbone's own.",
+    )
+
+
+def _question(asked: _OfImages) -> "Question":
+    """Which images, and which backbone."""
+    # Torch takes seconds to import, for which nobody waits who asks for help or has mistyped a flag.
+    from training.dataset import Plan  # noqa: PLC0415
+    from training.question import Question  # noqa: PLC0415
+
+    return Question(
+        source=asked.data,
+        plan=Plan(asked.on_bad, asked.test_fraction, asked.seed),
+        backbone=asked.backbone,
+        cache=asked.cache,
+        weights=asked.weights,
+        download=asked.download,
+        resize_px=asked.resize_px,
+        crop_px=asked.crop_px,
     )
 
 
@@ -144,29 +165,18 @@ class Fit(_OfImages):
         with steps.step(_LOAD):
             # As above.
             from training import fit  # noqa: PLC0415
-            from training.dataset import Plan  # noqa: PLC0415
 
         wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "batch_norm", "cached_views")
         changes = {name: value for name in wished if (value := getattr(self, name)) is not None} | _settings(self)
+        question = replace(_question(self), weights=_begun(self), regime=self.regime, limit_s=60 * self.time_limit_min)
         order = fit.Order(
-            source=self.data,
-            plan=Plan(self.on_bad, self.test_fraction, self.seed),
-            backbone=self.backbone,
-            resize_px=self.resize_px,
-            crop_px=self.crop_px,
+            question=question,
             head=self.head,
             views=self.views,
-            cache=self.cache,
             out=self.out,
-            how=fit.How(
-                regime=self.regime,
-                changes=changes | (fit.deterministic() if self.deterministic else {}),
-                augmentation=self.augmentation,
-                turns=self.turns,
-                time_limit_s=60 * self.time_limit_min,
-                weights=_begun(self),
-                download=self.download,
-            ),
+            changes=changes | (fit.deterministic() if self.deterministic else {}),
+            augmentation=self.augmentation,
+            turns=self.turns,
         )
         made = fit.fit(order, steps)
         if first:
@@ -234,24 +244,8 @@ def _decided(asked: _OfImages, layers: list[str]) -> tuple[str, str]:
     with steps.step(_LOAD):
         # As above.
         from training.advice import advise, explain  # noqa: PLC0415
-        from training.dataset import Plan  # noqa: PLC0415
-        from training.question import Question  # noqa: PLC0415
 
-    decision = advise.of(
-        Question(
-            source=asked.data,
-            plan=Plan(asked.on_bad, asked.test_fraction, asked.seed),
-            backbone=asked.backbone,
-            weights=asked.weights,
-            download=asked.download,
-            resize_px=asked.resize_px,
-            crop_px=asked.crop_px,
-            cache=asked.cache,
-            regime="auto",
-            limit_s=math.inf,
-        ),
-        steps,
-    )
+    decision = advise.of(_question(asked), steps, layers)
     return explain.explain(decision), explain.probe_table(decision.evidence, layers)
 
 
@@ -358,24 +352,16 @@ class Compare(_OfImages):
         with steps.step(_LOAD):
             # As above.
             from training import compare  # noqa: PLC0415
-            from training.dataset import Plan  # noqa: PLC0415
 
         found = compare.compare(
             compare.Order(
-                source=self.data,
-                plan=Plan(self.on_bad, self.test_fraction, self.seed),
-                backbone=self.backbone,
+                question=_question(self),
                 pretrained=self.pretrained,
                 init=tuple(self.init),
-                weights=self.weights,
-                download=self.download,
-                resize_px=self.resize_px,
-                crop_px=self.crop_px,
                 fractions=tuple(self.fractions),
                 epochs=self.epochs,
                 batch_size=self.batch_size,
                 reach=self.reach,
-                cache=self.cache,
                 out=self.out,
             ),
             steps,

@@ -26,10 +26,11 @@ from training import backbones, comparison, comparison_page, dataset, features, 
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
-from training.dataset import Dataset, Plan, Sample
+from training.dataset import Dataset, Sample
 from training.errors import TuningError
 from training.named import find
 from training.pretraining import record
+from training.question import Question
 from training.source import Source
 from training.store import write
 from training.tuned import FineTuned, Ground, Probed
@@ -46,7 +47,7 @@ _FEWEST_A_CLASS = 2
 _FEWEST_STEPS = 200
 _MOST_TIMES = 10
 # Raised when the same facts come to give other figures.
-_REVISION = "2"
+_REVISION = "3"
 _SCHEDULE = (
     "everything trains, after a head that a probe gave where the backbone is not random; SGD with a momentum, the rate "
     "of each by one range test, rising and falling once; light augmentation; batch norms follow the images where the "
@@ -59,37 +60,23 @@ class Order:
     """What to compare on which images.
 
     Attributes:
-        source: A folder or table of labelled images, or a name that `named.find.table` knows.
-        plan: How they are checked and split.
-        backbone: The backbone's name.
+        question: Which images, and which backbone, by its name.
         pretrained: Whether the published weights are compared, too.
         init: Folders of pretrainings.
-        weights: A file to take instead of the published weights.
-        download: Whether weights and a data set may be fetched.
-        resize_px: What the shorter side becomes; None for the backbone's own.
-        crop_px: The side of the square that is cut out; None for the backbone's own.
         fractions: The parts of the training images whose labels are used, each above 0 and at most 1.
         epochs: How often each image is shown; more often where that would be too few steps.
         batch_size: Images a step.
         reach: The accuracy that counts as arrived; None for nearly the best.
-        cache: The folder of what is computed once.
         out: The folder of what comes of it, which must not exist.
     """
 
-    source: Path
-    plan: Plan
-    backbone: str
+    question: Question
     pretrained: bool
     init: tuple[Path, ...]
-    weights: Path | None
-    download: bool
-    resize_px: int | None
-    crop_px: int | None
     fractions: tuple[float, ...]
     epochs: int
     batch_size: int
     reach: float | None
-    cache: Path
     out: Path
 
 
@@ -130,11 +117,12 @@ def compare(order: Order, steps: Steps) -> Comparison:
     if (processes := devices.launched().world_size) > 1:
         raise TuningError(f"Expected one process to compare in. Received: {processes}.")
     cards = _cards(order)
-    geometry = backbones.sized(backbones.card(order.backbone), order.resize_px, order.crop_px)
-    images = labelled.read(find.table(order.source, order.cache, order.download, steps))
+    question = order.question
+    geometry = backbones.sized(backbones.card(question.backbone), question.resize_px, question.crop_px)
+    images = labelled.read(find.table(question.source, question.cache, question.download, steps))
     with steps.step("check the images", len(images)) as advance:
-        data = dataset.prepare(images, order.source, order.plan, order.cache, advance)
-    ground = _Field(order, data, geometry, *_parted(data, order.plan.seed))
+        data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
+    ground = _Field(order, data, geometry, *_parted(data, question.plan.seed))
     cells = tuple(
         _cell(ground, name, card, fraction, steps)
         for fraction in sorted(set(order.fractions))
@@ -142,9 +130,9 @@ def compare(order: Order, steps: Steps) -> Comparison:
     )
     found = Comparison(
         data=data.data,
-        backbone=order.backbone,
+        backbone=question.backbone,
         geometry=geometry,
-        seed=order.plan.seed,
+        seed=question.plan.seed,
         schedule=_SCHEDULE,
         validation=len(ground.validation),
         reach=order.reach,
@@ -159,17 +147,19 @@ def compare(order: Order, steps: Steps) -> Comparison:
 
 def _cards(order: Order) -> dict[str, Card | None]:
     """The starts; None for random numbers."""
-    card = backbones.card(order.backbone)
+    question = order.question
+    card = backbones.card(question.backbone)
     cards: dict[str, Card | None] = {}
     if order.pretrained:
-        cards[PRETRAINED] = backbones.ready(card, order.weights, order.download)
+        cards[PRETRAINED] = backbones.ready(card, question.weights, question.download)
     cards |= {f"{_INIT}{folder}": backbones.ready(card, record.weights(folder)) for folder in order.init}
     return {**cards, RANDOM: None}
 
 
 def _start(name: str, card: Card | None, ground: _Field) -> Start:
     if card is None:
-        source = backbones.scratch(backbones.card(ground.order.backbone), ground.order.plan.seed)[0].backbone.source
+        question = ground.order.question
+        source = backbones.scratch(backbones.card(question.backbone), question.plan.seed)[0].backbone.source
         return Start(name=name, source=source, test_images_seen=0)
     if name == PRETRAINED:
         return Start(name=name, source=card.backbone.source, test_images_seen=None)
@@ -222,9 +212,9 @@ def part(train: Sequence[Sample], fraction: float, seed: int) -> tuple[Sample, .
 
 def _cell(field: _Field, name: str, card: Card | None, fraction: float, steps: Steps) -> Cell:
     """A start with a part of the labels, from the cache where it was done before."""
-    train = part(field.train, fraction, field.order.plan.seed)
+    train = part(field.train, fraction, field.order.question.plan.seed)
     plan = _plan(field, card, len(train))
-    path = field.order.cache / "comparisons" / f"{_digest(field, card, train, plan)}.json"
+    path = field.order.question.cache / "comparisons" / f"{_digest(field, card, train, plan)}.json"
     if (kept := _kept(path)) is not None:
         # Few images may be the same ones for two parts.
         return kept.model_copy(update={"start": name, "fraction": fraction})
@@ -245,7 +235,7 @@ def _kept(path: Path) -> Cell | None:
 
 def _plan(field: _Field, card: Card | None, images: int) -> Candidate:
     order = field.order
-    described = backbones.card(order.backbone).backbone
+    described = backbones.card(order.question.backbone).backbone
     steps = math.ceil(images / order.batch_size)
     epochs = max(order.epochs, min(math.ceil(_FEWEST_STEPS / steps), _MOST_TIMES * order.epochs))
     return Candidate(
@@ -260,7 +250,7 @@ def _plan(field: _Field, card: Card | None, images: int) -> Candidate:
             epochs=epochs,
             layer_decay=1.0,
             batch_norm="train" if card is None else "eval",
-            seed=order.plan.seed,
+            seed=order.question.plan.seed,
         ),
     )
 
@@ -284,14 +274,14 @@ def _trained(  # noqa: PLR0917
     probed = None if card is None else _probed(field, card, train, steps)
     head_s = time.monotonic() - started_s
     ground = Ground(
-        card=card or backbones.card(field.order.backbone),
+        card=card or backbones.card(field.order.question.backbone),
         geometry=field.geometry,
         train=train,
         validation=field.validation,
         classes=len(field.data.data.labels),
         turns=False,
-        cache=field.order.cache,
-        seed=field.order.plan.seed,
+        cache=field.order.question.cache,
+        seed=field.order.question.plan.seed,
     )
     made = tuned.fine_tune(ground, plan, probed, steps)
     best = made.tuned.record.best
@@ -311,10 +301,10 @@ def _trained(  # noqa: PLR0917
 
 def _probed(field: _Field, card: Card, train: tuple[Sample, ...], steps: Steps) -> Probed:
     """The head that a probe of the frozen backbone gives."""
-    order = field.order
+    question = field.order.question
     with steps.step("extract features", len(train)) as advance:
-        extractor = features.extractor(card, field.geometry, order.cache)
-        source = Source(train, extractor, (PLAIN,), field.data.data.labels, order.cache, order.plan.seed)
+        extractor = features.extractor(card, field.geometry, question.cache)
+        source = Source(train, extractor, (PLAIN,), field.data.data.labels, question.cache, question.plan.seed)
         source.extract((), advance)
     with steps.step("train the head"):
         fitted = source.fit("linear", [(EMBEDDING,)])
@@ -342,7 +332,7 @@ def _tested(ground: Ground, made: FineTuned, test: tuple[Sample, ...], steps: St
 
 def _digest(field: _Field, card: Card | None, train: Sequence[Sample], plan: Candidate) -> str:
     """Names all that the figures of a cell follow from, but for the machine."""
-    described = (card or backbones.card(field.order.backbone)).backbone
+    described = (card or backbones.card(field.order.question.backbone)).backbone
     facts = (_REVISION, described.architecture, card and card.digest(), plan.model_dump(mode="json"))
     hashed = hashlib.sha256(json.dumps(facts).encode())
     hashed.update(geometry_message(field.geometry).SerializeToString(deterministic=True))

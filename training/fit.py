@@ -1,7 +1,6 @@
 """From labelled images to a run: evidence, a race of plans, the training that won; every step in a file of its own."""
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
 from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
 from training.advice import advise as advisor
-from training.advice.candidates import Candidate, Regime, candidates
+from training.advice.candidates import Candidate, candidates
 from training.advice.decide import DECISION, UNADVISED, Decision, Leaning
 from training.advice.explain import explain
 from training.backbones import Card
-from training.dataset import Dataset, Plan, Sample
+from training.dataset import Dataset, Sample
 from training.errors import ExplodedError, FrozenError
 from training.features import Counts
 from training.fitting import Fitted, Kind
@@ -50,30 +49,7 @@ STEPS = 8
 _BACKBONE = "backbone."  # as Served has it
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 3
-
-
-@dataclass(frozen=True)
-class How:
-    """How a backbone is used.
-
-    Attributes:
-        regime: What is trained; "auto" for what the evidence names and the race confirms.
-        changes: What a person wants otherwise in the plans that fine-tune, by the names of tuning.plan.Plan.
-        augmentation: How far training images are changed; None for what the plan has.
-        turns: Whether no side of the images is up.
-        time_limit_s: How long all of it may take about, in seconds.
-        weights: A file of weights to take instead of the published ones.
-        download: Whether weights and a data set may be fetched.
-    """
-
-    regime: Regime | Literal["auto"]
-    changes: Mapping[str, object] = field(default_factory=dict)
-    augmentation: Augmentation | None = None
-    turns: bool = False
-    time_limit_s: float = math.inf
-    weights: Path | None = None
-    download: bool = False
+_LEDGER = 4
 
 
 @dataclass(frozen=True)
@@ -81,43 +57,23 @@ class Order:
     """What to make of which images.
 
     Attributes:
-        source: A folder or table of labelled images, or a name that `named.find.table` knows.
-        plan: How they are checked and split.
-        backbone: The backbone's name, or "auto".
-        resize_px: What the shorter side becomes; None for the backbone's own.
-        crop_px: The side of the square that is cut out; None for the backbone's own.
+        question: Which images, and which backbone; its regime is what is trained, "auto" for what the evidence names
+            and the race confirms.
         head: What reads the backbone.
         views: How many more views of each training image there are than the plain one, for heads on frozen features.
-        cache: The folder of what is computed once.
         out: The run's folder, which must not exist.
-        how: How the backbone is used.
+        changes: What a person wants otherwise in the plans that fine-tune, by the names of tuning.plan.Plan.
+        augmentation: How far training images are changed; None for what the plan has.
+        turns: Whether no side of the images is up.
     """
 
-    source: Path
-    plan: Plan
-    backbone: str
-    resize_px: int | None
-    crop_px: int | None
+    question: Question
     head: Kind
     views: int
-    cache: Path
     out: Path
-    how: How
-
-    def question(self) -> Question:
-        """Which images and which backbone are asked for."""
-        return Question(
-            source=self.source,
-            plan=self.plan,
-            backbone=self.backbone,
-            weights=self.how.weights,
-            download=self.how.download,
-            resize_px=self.resize_px,
-            crop_px=self.crop_px,
-            cache=self.cache,
-            regime=self.how.regime,
-            limit_s=self.how.time_limit_s,
-        )
+    changes: Mapping[str, object] = field(default_factory=dict)
+    augmentation: Augmentation | None = None
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,9 +119,9 @@ class _Start:
             train=self.data.splits["train"],
             validation=self.data.splits.get("validation", ()),
             classes=len(self.data.data.labels),
-            turns=self.order.how.turns,
-            cache=self.order.cache,
-            seed=self.order.plan.seed,
+            turns=self.order.turns,
+            cache=self.order.question.cache,
+            seed=self.order.question.plan.seed,
         )
 
     def left_s(self) -> float:
@@ -175,14 +131,14 @@ class _Start:
         """Where the same order of the same plans and images finds what it has decided before."""
         order, backbone = self.order, self.card.backbone
         facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, self.geometry)
-        asked = (order.how.time_limit_s, order.how.turns, order.head, order.views, order.plan.seed)
+        asked = (order.question.limit_s, order.turns, order.head, order.views, order.question.plan.seed)
         named = hashlib.sha256(repr((facts, asked)).encode())
         for split, samples in sorted(self.data.splits.items()):
             for each in samples:
                 named.update(each.sha256 + f"{split} {each.label} {each.weight} {each.group}".encode())
         for plan in plans:
             named.update(plan.model_dump_json().encode())
-        return Ledger(order.cache / _DECIDED / f"{named.hexdigest()}.json")
+        return Ledger(order.question.cache / _DECIDED / f"{named.hexdigest()}.json")
 
 
 @dataclass(frozen=True)
@@ -222,14 +178,14 @@ def fit(order: Order, steps: Steps) -> Trained:
     """
     started_s = time.monotonic()
     staging.refuse_existing(order.out)
-    random = order.how.regime == "scratch"
-    opened = opening.opened(order.question(), steps)
+    random = order.question.regime == "scratch"
+    opened = opening.opened(order.question, steps)
     data, card = opened.data, opened.card
     source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
     _check(order, data, card, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
-    start = _Start(order, opened, source, counts, started_s + order.how.time_limit_s)
+    start = _Start(order, opened, source, counts, started_s + order.question.limit_s)
     ledger = start.ledger(plans)
     leans = decision.leans if decision else UNADVISED
     raced = _raced(start, plans, leans, ledger, steps)
@@ -247,13 +203,13 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
     if any(plan.start == "pretrained classifier" for plan in plans):
         published.head(card, data.data.labels)
     tunings = [plan.tuning for plan in plans if plan.tuning]
-    asked = [*order.how.changes, *(["augmentation"] if order.how.augmentation else [])]
+    asked = [*order.changes, *(["augmentation"] if order.augmentation else [])]
     if asked and not tunings:
         names = ", ".join(each.replace("_", "-") for each in asked)
         steps.say(f"Not used, because nothing is to be fine-tuned: {names}.")
     if not tunings:
         return
-    if "patience" in order.how.changes and not data.splits.get("validation"):
+    if "patience" in order.changes and not data.splits.get("validation"):
         steps.say("Not used, because there is no validation split: patience.")
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
     known = parts(module, card.backbone)
@@ -277,9 +233,9 @@ def deterministic() -> dict[str, object]:
 
 def _source(order: Order, opened: Opened, steps: Steps) -> Source:
     with steps.step("load the backbone"):
-        extractor = features.extractor(opened.card, opened.geometry, order.cache)
-    shown, data = views(order.views), opened.data
-    return Source(data.splits["train"], extractor, shown, data.data.labels, order.cache, order.plan.seed)
+        extractor = features.extractor(opened.card, opened.geometry, order.question.cache)
+    shown, data, asked = views(order.views), opened.data, order.question
+    return Source(data.splits["train"], extractor, shown, data.data.labels, asked.cache, asked.plan.seed)
 
 
 def _plans(
@@ -287,27 +243,27 @@ def _plans(
 ) -> tuple[Decision | None, tuple[Candidate, ...]]:
     """What is worth trying: what was asked for, or what the evidence says."""
     decision = None
-    if order.how.regime == "auto":
+    if order.question.regime == "auto":
         assert source is not None  # nothing but a random start has none
         steps.more(advisor.STEPS)
-        decision = advisor.advise(data, source.extractor, card, order.cache, steps)
+        decision = advisor.advise(data, source.extractor, card, order.question.cache, steps)
         steps.say(explain(decision))
         plans = decision.plans
     else:
-        plans = candidates(order.how.regime, len(data.splits["train"]), card.backbone)
-    changed = (_changed(plan, order.how, card.backbone.stages[0].name) for plan in plans)
+        plans = candidates(order.question.regime, len(data.splits["train"]), card.backbone)
+    changed = (_changed(plan, order, card.backbone.stages[0].name) for plan in plans)
     return decision, tuple(dict.fromkeys(changed))
 
 
-def _changed(plan: Candidate, how: How, first: str) -> Candidate:
+def _changed(plan: Candidate, order: Order, first: str) -> Candidate:
     if plan.tuning is None:
         return plan
     # Not copied but made anew: what a person says is checked as the plan's own figures are.
-    tuning = type(plan.tuning).model_validate({**plan.tuning.model_dump(), **how.changes})
+    tuning = type(plan.tuning).model_validate({**plan.tuning.model_dump(), **order.changes})
     if tuning.unfreeze_from == first:
         # Of a plan that freezes nothing, which another one may race against, nothing can be kept.
         tuning = tuning.model_copy(update={"cached_views": None})
-    return plan.model_copy(update={"tuning": tuning, "augmentation": how.augmentation or plan.augmentation})
+    return plan.model_copy(update={"tuning": tuning, "augmentation": order.augmentation or plan.augmentation})
 
 
 def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
@@ -504,7 +460,7 @@ def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram,
 def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
     """The tensors of the backbone as they were before anything was trained, by their names in the model."""
     if made.fitted is None:
-        _, backbone = backbones.scratch(start.card, start.order.plan.seed)
+        _, backbone = backbones.scratch(start.card, start.order.question.plan.seed)
     else:
         backbone, _ = backbones.parted(backbones.pretrained(start.card))
     return {f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()}
@@ -530,7 +486,7 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
 
 def _seen(start: _Start) -> int:
     """How many held-out images the backbone has learnt from before, where that is known."""
-    weights = start.order.how.weights
+    weights = start.order.question.weights
     if weights is None or record.of(weights) is None:
         return 0
     seen = record.seen(weights.parent)
@@ -539,20 +495,20 @@ def _seen(start: _Start) -> int:
 
 def _overridden(start: _Start, plan: Candidate, *, fine_tunes: bool) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
-    order, how = start.order, start.order.how
-    asked: dict[str, object] = {} if how.regime == "auto" else {"regime": how.regime}
-    asked |= {} if order.backbone == AUTO else {"backbone": order.backbone}
-    asked |= {} if how.weights is None else {"weights": how.weights}
+    order, question = start.order, start.order.question
+    asked: dict[str, object] = {} if question.regime == "auto" else {"regime": question.regime}
+    asked |= {} if question.backbone == AUTO else {"backbone": question.backbone}
+    asked |= {} if question.weights is None else {"weights": question.weights}
     asked |= {} if order.head == "linear" else {"head": order.head}
     asked |= {"views": order.views} if order.views else {}
     if fine_tunes:
-        asked |= {} if how.augmentation is None else {"augmentation": how.augmentation}
+        asked |= {} if order.augmentation is None else {"augmentation": order.augmentation}
         # A plan that freezes nothing has nothing to cache.
         without = {"cached_views"} if plan.tuning is not None and plan.tuning.cached_views is None else set()
         without |= set() if "validation" in start.data.splits else {"patience"}
-        asked |= {name: each for name, each in how.changes.items() if name not in without}
+        asked |= {name: each for name, each in order.changes.items() if name not in without}
     told = tuple(f"{name.replace('_', '-')} {value}" for name, value in asked.items())
-    return (*told, "turns") if how.turns and fine_tunes else told
+    return (*told, "turns") if order.turns and fine_tunes else told
 
 
 def _reason(order: Order, decision: Decision | None, raced: Race | None) -> str:
@@ -560,7 +516,7 @@ def _reason(order: Order, decision: Decision | None, raced: Race | None) -> str:
         return raced.reason
     if decision:
         return "; ".join(decision.reasons)
-    return f"asked for: {order.how.regime}"
+    return f"asked for: {order.question.regime}"
 
 
 def _features(start: _Start) -> Features | None:

@@ -10,7 +10,7 @@ chosen.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -98,6 +98,31 @@ class _Runner:
     is_whole: bool = True
 
 
+@dataclass(frozen=True)
+class _Course:
+    """What all trials have in common, the images to learn from and those that are asked about, and what came of them.
+
+    Attributes:
+        heats: What was tried.
+        runners: The plans that were, by their places.
+    """
+
+    ground: Ground
+    asked: tuple[Sample, ...]
+    frozen: Frozen
+    told: Steps
+    ledger: Ledger
+    heats: list[Heat] = field(default_factory=list)
+    runners: dict[int, _Runner] = field(default_factory=dict)
+
+    def head(self, plan: Candidate, train: tuple[Sample, ...]) -> Probed | None:
+        """What a plan begins with, fitted to these images."""
+        if plan.start == "random":
+            return None
+        fitted = self.frozen.fit(plan, train)
+        return Probed(fitted.head, fitted.module)
+
+
 class _Cut(BaseModel):
     """What of a plan fits into a time: of how many images, how often."""
 
@@ -167,51 +192,20 @@ def race(  # noqa: PLR0917
         learnt, asked = splits.hold_out(ground.train, ground.seed)
     if not asked:
         return _unraced(plans, len(learnt), 0, _NO_RACE)
-    short = replace(ground, train=learnt, validation=())
-    # By the place of the plan, and of all that start alike.
-    tested: dict[int | str, RangeTest] = {}
-
-    def head(plan: Candidate, train: tuple[Sample, ...] = learnt) -> Probed | None:
-        """What a plan begins with."""
-        if plan.start == "random":
-            return None
-        fitted = frozen.fit(plan, train)
-        return Probed(fitted.head, fitted.module)
-
-    tunings = [place for place, plan in enumerate(plans) if plan.tuning is not None]
-    ahead = {place: plans[place] for place in tunings}
+    course = _Course(replace(ground, train=learnt, validation=()), asked, frozen, told, ledger)
+    tunings = {place: plan for place, plan in enumerate(plans) if plan.tuning is not None}
     told.more(1)
     with told.step("see how fast it trains here"):
-        room = ledger.once("room", _Room, partial(_room, ground, learnt, len(asked), ahead, head, limit_s, ledger))
+        room = ledger.once("room", _Room, partial(_room, course, ground, tunings, limit_s))
     if tunings and not room.places:
         chosen = _taken(plans, leans, for_all=room.for_all)
         return _unraced(plans, len(ground.train), chosen, f"{_IN_A_HURRY}: {leans.reason}")
     told.more(steps(plans))
-    heats, runners = _heads(plans, frozen, learnt, asked, told)
-    left, limit_s = list(room.places), limit_s - room.testing_s
-    for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
-        # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
-        for place in sorted(left, reverse=True):
-            # What has been trained to its end already learns nothing from being trained again.
-            if place in runners and runners[place].is_whole:
-                continue
-            plan = plans[place]
-            known = tested.get(place, tested.get(plan.start))
-            trial = _Trial(short, plan, place, number, part * limit_s / len(left), known)
-            done: list[FineTuned] = []
-            tried = ledger.once(trial.name, _Tried, partial(_try, trial, head, asked, ledger, told, done))
-            # Only when it is known what came of it.
-            for made in done:
-                tuned.forget(made)
-            heats.append(tried.heat)
-            if tried.tested:
-                tested[place] = tried.tested
-                # One that trains less and came apart says nothing of those that train more.
-                tested.setdefault(plan.start, tried.tested)
-            runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
-        left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
+    _heads(course, plans)
+    tested = _rounds(course, {place: tunings[place] for place in room.places}, limit_s - room.testing_s)
+    heats, runners = course.heats, course.runners
     chosen, reason = _winner(runners, leans)
-    if untried := [_named(plans[place]) for place in tunings if place not in runners]:
+    if untried := [_named(plan) for place, plan in tunings.items() if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
         images=len(learnt),
@@ -244,18 +238,15 @@ def _taken(plans: Sequence[Candidate], leans: Leaning, *, for_all: bool) -> int:
     return most if for_all or not others or plans[others[0]].tuning is None else others[0]
 
 
-def _heads(
-    plans: Sequence[Candidate], frozen: Frozen, learnt: tuple[Sample, ...], asked: tuple[Sample, ...], told: Steps
-) -> tuple[list[Heat], dict[int, _Runner]]:
+def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
     """Try the plans that fine-tune nothing, which are at their end as soon as they are tried."""
-    heats: list[Heat] = []
-    runners: dict[int, _Runner] = {}
+    learnt = course.ground.train
     for place, plan in enumerate(plans):
         if plan.tuning is not None:
             continue
         started_s = time.monotonic()
-        with told.step(f"try {plan.words()}"):
-            right = frozen.right(frozen.fit(plan, learnt), asked)
+        with course.told.step(f"try {plan.words()}"):
+            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked)
         heat = Heat(
             plan=place,
             regime=plan.regime,
@@ -266,9 +257,35 @@ def _heads(
             accuracy=float(right.mean()),
             seconds=round(time.monotonic() - started_s, 1),
         )
-        heats.append(heat)
-        runners[place] = _Runner(plan, right)
-    return heats, runners
+        course.heats.append(heat)
+        course.runners[place] = _Runner(plan, right)
+
+
+def _rounds(course: _Course, tunings: Mapping[int, Candidate], limit_s: float) -> dict[int | str, RangeTest]:
+    """Try fine-tunings, the better half of them again for longer; the range tests, by place and by start."""
+    tested: dict[int | str, RangeTest] = {}
+    left, runners = list(tunings), course.runners
+    for number, part in enumerate(_ROUNDS if len(left) > 1 else [sum(_ROUNDS)], start=1):
+        # The one that trains most first: a rate that all of the backbone bears a part of it bears as well.
+        for place in sorted(left, reverse=True):
+            # What has been trained to its end already learns nothing from being trained again.
+            if place in runners and runners[place].is_whole:
+                continue
+            plan = tunings[place]
+            trial = _Trial(plan, place, number, part * limit_s / len(left), tested.get(place, tested.get(plan.start)))
+            done: list[FineTuned] = []
+            tried = course.ledger.once(trial.name, _Tried, partial(_try, course, trial, done))
+            # Only when it is known what came of it.
+            for made in done:
+                tuned.forget(made)
+            course.heats.append(tried.heat)
+            if tried.tested:
+                tested[place] = tried.tested
+                # One that trains less and came apart says nothing of those that train more.
+                tested.setdefault(plan.start, tried.tested)
+            runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
+        left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
+    return tested
 
 
 def steps(plans: Sequence[Candidate]) -> int:
@@ -278,15 +295,7 @@ def steps(plans: Sequence[Candidate]) -> int:
     return frozen + _STEPS_OF_A_TRIAL * (first + math.ceil(first / 2))
 
 
-def _room(  # noqa: PLR0917
-    ground: Ground,
-    learnt: tuple[Sample, ...],
-    asked: int,
-    tunings: Mapping[int, Candidate],
-    head: Callable[[Candidate, tuple[Sample, ...]], Probed | None],
-    limit_s: float,
-    ledger: Ledger,
-) -> _Room:
+def _room(course: _Course, ground: Ground, tunings: Mapping[int, Candidate], limit_s: float) -> _Room:
     """Of which fine-tunings the first round can show a telling part, but at least one.
 
     None where few images are asked and the winner would need the time for its training on all of them.
@@ -296,8 +305,10 @@ def _room(  # noqa: PLR0917
     started_s, order = time.monotonic(), _most_first(tunings)
     most = tunings[order[0]]
     assert most.tuning is not None  # it is one of the fine-tunings
+    asked, learnt = len(course.asked), course.ground.train
     # With the head that is needed next: where few are asked there may be no race.
-    images_per_s = _images_per_s(ground, most, head(most, ground.train if asked < _MANY else learnt), ledger)
+    probed = course.head(most, ground.train if asked < _MANY else learnt)
+    images_per_s = _images_per_s(ground, most, probed, course.ledger)
     testing_s = _testing(most.tuning, len(learnt)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
     whole = _shown(most, len(ground.train))
@@ -401,7 +412,6 @@ def _testing(plan: Plan, images: int) -> float:
 class _Trial:
     """A short training to be: of the plan in this place, in this round, in so many seconds."""
 
-    ground: Ground
     plan: Candidate
     place: int
     round: int
@@ -413,28 +423,21 @@ class _Trial:
         return f"plan {self.place} in round {self.round}"
 
 
-def _try(  # noqa: PLR0917
-    trial: _Trial,
-    head: Callable[[Candidate], Probed | None],
-    asked: tuple[Sample, ...],
-    ledger: Ledger,
-    told: Steps,
-    done: list[FineTuned],
-) -> _Tried:
+def _try(course: _Course, trial: _Trial, done: list[FineTuned]) -> _Tried:
     started_s = time.monotonic()
-    probed = head(trial.plan)
+    probed, ledger, asked = course.head(trial.plan, course.ground.train), course.ledger, course.asked
     # What finds the rate for all is not taken from what one of them is shown.
-    ground, plan = within(trial.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
+    ground, plan = within(course.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
     right, tested, note = np.zeros(len(asked), bool), trial.tested, None
     try:
         known = Known(tested=trial.tested, paces=paces(ground, plan, probed, ledger))
-        made = tuned.fine_tune(ground, plan, probed, told, known)
+        made = tuned.fine_tune(ground, plan, probed, course.told, known)
     except ExplodedError:
         # It has lost; what the others can do is not less for it.
         note = "the loss exploded"
     else:
         done.append(made)
-        found = tuned.answers(made.module, ground, asked, told)
+        found = tuned.answers(made.module, ground, asked, course.told)
         right = np.asarray(found.logits.argmax(1) == [sample.label for sample in asked])
         tested = made.tuned.record.settings.range_test
         if tested and tested.lowered:
@@ -452,7 +455,7 @@ def _try(  # noqa: PLR0917
         seconds=round(time.monotonic() - started_s, 1),
         note=note,
     )
-    whole = plan == trial.plan and ground.train == trial.ground.train
+    whole = plan == trial.plan and ground.train == course.ground.train
     return _Tried(heat=heat, right=tuple(right.tolist()), tested=tested, is_whole=whole)
 
 

@@ -28,7 +28,6 @@ from tests.benchmarks import cifar10, elpv, results, trial
 from tests.benchmarks.trial import Row, Trial
 from training import backbones, features
 from training.advice.candidates import Regime
-from training.fit import How
 
 CROP_PX, SEED = 96, 0
 LIMIT_S = 300.0
@@ -113,7 +112,7 @@ def _cell(name: str, rows: Sequence[Row], regime: _Asked, limit_s: float, cache:
 
 
 def measure(rows: Sequence[Row], regime: _Asked, limit_s: float, cache: Path) -> dict[str, Any]:
-    made = Trial(How(regime, time_limit_s=limit_s), CROP_PX, cache, SEED).fit(rows)
+    made = Trial(regime, CROP_PX, cache, SEED, limit_s=limit_s).fit(rows)
     right = trial.right(made)
     way = made.result.way
     return {

@@ -19,6 +19,7 @@ from export.progress import Steps
 from tests.benchmarks import results
 from training import fit
 from training.dataset import Plan
+from training.question import Question
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -32,19 +33,17 @@ def main() -> None:
     arguments = parser.parse_args()
     key = f"{arguments.head} head, {arguments.crop_px} px, {arguments.views} views"
     with tempfile.TemporaryDirectory() as folder:
-        order = fit.Order(
+        question = Question(
             source=unpacked(arguments.data, Path(folder)),
             # The test split holds a few copies of its own images.
             plan=Plan(on_bad="skip"),
             backbone="efficientnet_lite0",
+            cache=Path(folder) / "cache",
             resize_px=arguments.crop_px,
             crop_px=arguments.crop_px,
-            head=arguments.head,
-            views=arguments.views,
-            cache=Path(folder) / "cache",
-            out=Path(folder) / "run",
-            how=fit.How("small-similar"),
+            regime="small-similar",
         )
+        order = fit.Order(question, arguments.head, arguments.views, Path(folder) / "run")
         print(results.cell("cifar10", key, partial(measure, order)))
 
 

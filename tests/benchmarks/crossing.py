@@ -25,7 +25,6 @@ from export.labelled import Split
 from tests.benchmarks import cifar10, results, trial
 from tests.benchmarks.trial import Row, Trial
 from training.advice.candidates import Regime
-from training.fit import How
 
 CLASSES, COUNTS, ALL = (2, 3, 5, 10), (10, 50, 250), 5000
 TEST_IMAGES = 2000
@@ -64,7 +63,7 @@ def main() -> None:
 
 def measure(data: Path, classes: int, count: int, seed: int, crop_px: int, cache: Path) -> dict[str, Any]:
     rows = draw(data, classes, count, seed)
-    made = {way: Trial(How(way), crop_px, cache, seed, VIEWS).fit(rows) for way in (FROZEN, *TUNED)}
+    made = {way: Trial(way, crop_px, cache, seed, VIEWS).fit(rows) for way in (FROZEN, *TUNED)}
     answered = {way: trial.right(each) for way, each in made.items()}
     ahead = {way: trial.ahead(answered[way], answered[FROZEN]) for way in TUNED}
     return {

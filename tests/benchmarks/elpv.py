@@ -25,7 +25,6 @@ from service import image
 from tests.benchmarks import results, trial
 from tests.benchmarks.trial import Row, Trial
 from training import twins
-from training.fit import How
 
 DATA = Path(str(resources.files("elpv_dataset") / "data"))
 FOLDS = 4  # one of them is a quarter
@@ -67,17 +66,18 @@ def main() -> None:
     parser.add_argument("--crop-px", type=int, default=CROP_PX, help="the side of what the backbone sees")
     parser.add_argument("--cache", type=Path, default=Path(".demo/cache"), help="where features are kept")
     arguments = parser.parse_args()
-    how, said = How("small-similar"), "" if arguments.crop_px == CROP_PX else f"{arguments.crop_px} px, "
+    trial = partial(Trial, arguments.regime, arguments.crop_px, arguments.cache, views=arguments.views)
+    said = "" if arguments.crop_px == CROP_PX else f"{arguments.crop_px} px, "
     if arguments.regime == "auto":
         # A module may be mounted either way up: what is augmented is turned, as Deitsch and others did.
-        how = How("auto", turns=True, time_limit_s=60 * arguments.time_limit_min)
+        trial = partial(trial, turns=True, limit_s=60 * arguments.time_limit_min)
         said += f"auto in {arguments.time_limit_min:g} min, "
     for protocol in PROTOCOLS:
         found = [
             results.cell(
                 "elpv",
                 f"{protocol.name}, {said}{arguments.views} views, seed {seed}",
-                partial(measure, protocol, Trial(how, arguments.crop_px, arguments.cache, seed, arguments.views)),
+                partial(measure, protocol, trial(seed=seed)),
             )
             for seed in range(arguments.seeds)
         ]

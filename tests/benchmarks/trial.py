@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from rich.console import Console
 from export.labelled import Split
 from export.progress import Steps
 from training import fit
+from training.advice.candidates import Regime
 from training.dataset import Plan
-from training.fit import How, Trained
+from training.fit import Trained
+from training.question import Question
 
 BACKBONE = "efficientnet_lite0"
 
@@ -35,35 +37,38 @@ class Trial:
     """How a model is made of a table.
 
     Attributes:
-        how: How the backbone is used.
+        regime: How the backbone is used.
         crop_px: The side of the square that the backbone sees: the whole frame of images that are squares.
         cache: The folder of what is computed once.
         seed: Every random number follows from it.
         views: As for vertebra-train fit.
+        turns: As there.
+        limit_s: How long all of it may take, in seconds.
     """
 
-    how: How
+    regime: Regime | Literal["auto"]
     crop_px: int
     cache: Path
     seed: int
     views: int = 0
+    turns: bool = False
+    limit_s: float = math.inf
 
     def fit(self, rows: Iterable[Row]) -> Trained:
         """Make a run, of which nothing stays but what was measured."""
         with tempfile.TemporaryDirectory() as folder:
-            order = fit.Order(
+            question = Question(
                 source=_written(rows, Path(folder) / "images.csv"),
                 # The test split of CIFAR-10 holds a few copies of its own images.
                 plan=Plan(on_bad="skip", seed=self.seed),
                 backbone=BACKBONE,
+                cache=self.cache,
                 resize_px=self.crop_px,
                 crop_px=self.crop_px,
-                head="linear",
-                views=self.views,
-                cache=self.cache,
-                out=Path(folder) / "run",
-                how=self.how,
+                regime=self.regime,
+                limit_s=self.limit_s,
             )
+            order = fit.Order(question, "linear", self.views, Path(folder) / "run", turns=self.turns)
             return fit.fit(order, Steps(fit.STEPS, Console(quiet=True)))
 
 

@@ -83,6 +83,7 @@ def test_figures_in_the_text_are_the_codes() -> None:
         f"no more than {subset.MOST:,} training images",
         f"{race._ROUNDS[0]:.0%}".replace("%", " % of what `--time-limit-min` leaves"),
         f"gets {race._ROUNDS[1]:.0%}".replace("%", " % in the second"),
+        f"With fewer than {race._MANY} images held out a race",
         f"at least {mixed}",
         f"Up to {imbalance.MOST_ALIKE:g} times",
         f"Up to {imbalance.MOST_WEIGHTED:g} times",

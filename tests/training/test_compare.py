@@ -18,26 +18,20 @@ from training.comparison import Comparison
 from training.dataset import Plan, Sample
 from training.errors import BackboneError
 from training.pretraining.pretrain import pretrain
+from training.question import Question
 
 LABELS = tuple(COLOURS)
 
 
 def order(source: Path, folder: Path, **changed: Any) -> Order:
     given: dict[str, Any] = {
-        "source": source,
-        "plan": Plan(),
-        "backbone": "small",
+        "question": Question(source, Plan(), "small", folder / "cache", resize_px=32, crop_px=32),
         "pretrained": True,
         "init": (),
-        "weights": None,
-        "download": False,
-        "resize_px": 32,
-        "crop_px": 32,
         "fractions": (1.0, 0.1),
         "epochs": 1,
         "batch_size": 16,
         "reach": None,
-        "cache": folder / "cache",
         "out": folder / "compared",
     }
     return Order(**{**given, **changed})

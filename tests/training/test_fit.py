@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ from training.__main__ import main
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError
-from training.fit import How, Order, Trained
+from training.fit import Order, Trained
 from training.fitting import Kind
+from training.question import Question
 from training.result import Result
 
 ROOT = Path(__file__).parents[2]
@@ -104,18 +106,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(small: Card, graphs: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
     folder = tmp_path_factory.mktemp("fit")
     shutil.copytree(graphs, folder / "cache")
-    order = Order(
-        images,
-        Plan(),
-        "small",
-        None,
-        None,
-        "linear",
-        1,
-        folder / "cache",
-        folder / "runs" / "colours",
-        How("small-similar"),
-    )
+    question = Question(images, Plan(), "small", folder / "cache", regime="small-similar")
+    order = Order(question, "linear", 1, folder / "runs" / "colours")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "CARDS", {"small": small})
         return Fit(order, fit.fit(order, quiet(7)))
@@ -131,18 +123,8 @@ def cache(graphs: Path, tmp_path: Path) -> Path:
 def order(registered: Card, cache: Path, tmp_path: Path) -> Order:
     """Two classes of eight images each, nothing of them in the cache yet."""
     data = draw_classes(tmp_path / "data", ["blue", "red"], 8)
-    return Order(
-        data,
-        Plan(),
-        registered.backbone.name,
-        None,
-        None,
-        "linear",
-        0,
-        cache,
-        tmp_path / "runs" / "two",
-        How("small-similar"),
-    )
+    question = Question(data, Plan(), registered.backbone.name, cache, regime="small-similar")
+    return Order(question, "linear", 0, tmp_path / "runs" / "two")
 
 
 @pytest.fixture
@@ -159,6 +141,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def asking(order: Order, **changed: Any) -> Order:
+    """The same of other images, or of another crop of them."""
+    return replace(order, question=replace(order.question, **changed))
+
+
 def hidden(folder: Path) -> list[Path]:
     """Everything that somebody began to write and did not end."""
     return list(folder.rglob(".*"))
@@ -166,7 +153,7 @@ def hidden(folder: Path) -> list[Path]:
 
 def test_the_folder_holds_a_whole_run(made: Fit) -> None:
     assert {path.name for path in made.out.iterdir()} == FILES
-    assert hidden(made.out.parent) == hidden(made.order.cache) == []
+    assert hidden(made.out.parent) == hidden(made.order.question.cache) == []
     assert run.read(made.out) == made.trained.run
     assert Result.model_validate_json((made.out / "metrics.json").read_bytes()) == made.trained.result
     page = (made.out / "report.html").read_text()
@@ -176,7 +163,9 @@ def test_the_folder_holds_a_whole_run(made: Fit) -> None:
 
 def test_the_images_of_a_run_are_the_same_data_again_and_name_what_was_held_out(made: Fit, tmp_path: Path) -> None:
     images = labelled.read(made.out / "images.csv")
-    again = dataset.prepare(images, made.order.source, made.order.plan, tmp_path / "cache", lambda _: None)
+    again = dataset.prepare(
+        images, made.order.question.source, made.order.question.plan, tmp_path / "cache", lambda _: None
+    )
     assert again.data == made.trained.result.data
     written = bundle.make(bundle.Order(made.out, tmp_path / "models", "colours", None), quiet(5)).path
     asked = evaluate.evaluate(written, made.out / "images.csv", quiet(4))
@@ -232,15 +221,14 @@ def test_a_bundle_of_it_has_the_accuracy_that_was_measured(registered: Card, mad
         drawn = COLOURS["red"] if index % 6 else COLOURS["green"]
         split = "test" if index >= 18 else "train"
         rows.append((draw(tmp_path / f"{index:02}.png", drawn, index), label, split))
-    order = replace(
-        made.order, source=table(tmp_path / "data.csv", rows, "path,label,split"), out=tmp_path / "run", head="cosine"
-    )
+    source = table(tmp_path / "data.csv", rows, "path,label,split")
+    order = replace(asking(made.order, source=source), out=tmp_path / "run", head="cosine")
     trained = fit.fit(order, quiet(7))
     measured = trained.result.scores["test"]
     assert trained.run.backbone == registered.backbone
     assert 0 < measured.accuracy.value < 1
     written = bundle.make(bundle.Order(order.out, tmp_path / "models", "poor", None), quiet(5)).path
-    asked = evaluate.evaluate(written, order.source, quiet(4))
+    asked = evaluate.evaluate(written, order.question.source, quiet(4))
     assert (asked.split, asked.images) == ("test", 12)
     assert asked.scores.accuracy == measured.accuracy
     assert asked.scores.confusion == measured.confusion
@@ -275,10 +263,10 @@ def test_another_view_geometry_or_file_misses_the_cache(made: Fit, registered: C
     assert registered.backbone.name == "small"
     computed = {
         "views": replace(made.order, views=2),
-        "geometry": replace(made.order, resize_px=64),
-        "file": replace(made.order, source=Path(shutil.copytree(made.order.source, tmp_path / "images"))),
+        "geometry": asking(made.order, resize_px=64),
+        "file": asking(made.order, source=Path(shutil.copytree(made.order.question.source, tmp_path / "images"))),
     }
-    draw(computed["file"].source / "red" / "00.png", COLOURS["red"], 77)
+    draw(computed["file"].question.source / "red" / "00.png", COLOURS["red"], 77)
     found = {name: fit.fit(replace(order, out=tmp_path / name), quiet(7)) for name, order in computed.items()}
     counts = {name: features_of(each.result).computed for name, each in found.items()}
     assert counts["views"] == 33
@@ -310,7 +298,7 @@ def test_more_views_are_of_training_images_alone(order: Order) -> None:
     assert features_of(trained.result).views == ("plain", "mirrored", "augmented-1")
     assert {split: sum(each) for split, each in trained.result.data.images.items()} == {"train": 12, "test": 4}
     views = {}
-    for facts in (order.cache / "features").glob("*/facts.json"):
+    for facts in (order.question.cache / "features").glob("*/facts.json"):
         rows = [np.load(shard)["key"].tolist() for shard in facts.parent.glob("*.npy")]
         views[json.loads(facts.read_text())["view"]] = {key for each in rows for key in each}
     held_out = {bytes.fromhex(bundles.sha256_of(path)) for path in trained.held_out["test"].paths}
@@ -323,7 +311,7 @@ def test_the_file_of_the_backbone_and_the_images_are_left_as_they_are(made: Fit,
     assert {path.relative_to(images).as_posix() for path in images.rglob("*.png")} == {
         f"{label}/{index:02}.png" for label in COLOURS for index in range(IMAGES)
     }
-    assert made.order.source == images
+    assert made.order.question.source == images
 
 
 @pytest.mark.parametrize("head", ["mlp", "cosine"])
@@ -342,7 +330,8 @@ def test_two_images_a_class_are_enough(order: Order) -> None:
         for label in ("blue", "red")
         for index in range(4)
     ]
-    trained = fit.fit(replace(order, source=table(order.source / "t.csv", rows, "path,label,split")), quiet(7))
+    source = table(order.question.source / "t.csv", rows, "path,label,split")
+    trained = fit.fit(asking(order, source=source), quiet(7))
     assert trained.result.data.images == {"train": (2, 2), "test": (2, 2)}
     assert head_of(trained.result).folds == 2
     assert trained.result.scores["test"].accuracy.value == 1.0
@@ -354,8 +343,8 @@ def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) ->
         for label in ("blue", "red")
         for index in range(8)
     ]
-    source = table(order.source / "data.csv", rows, "path,label,group,weight,split")
-    trained = fit.fit(replace(order, source=source), quiet(7))
+    source = table(order.question.source / "data.csv", rows, "path,label,group,weight,split")
+    trained = fit.fit(asking(order, source=source), quiet(7))
     assert list(trained.result.scores) == ["validation"]
     assert trained.result.data.images == {"train": (6, 6), "validation": (2, 2)}
     assert head_of(trained.result).folds == 3  # as many as a class has groups
@@ -398,11 +387,11 @@ class Program:
         order = self.order
         given = [
             "--data",
-            data or order.source,
+            data or order.question.source,
             "--backbone",
             "small",
             "--cache",
-            order.cache,
+            order.question.cache,
             "--regime",
             "small-similar",
             "--out",
@@ -421,7 +410,7 @@ class Program:
         last = "\n".join(err.splitlines()[-lines:])
         assert re.fullmatch(f"vertebra-train: error: {message}", last), last
         assert not self.order.out.parent.exists()
-        assert hidden(self.order.cache) == []
+        assert hidden(self.order.question.cache) == []
 
 
 @pytest.fixture
@@ -470,14 +459,14 @@ def test_a_folder_that_is_not_there_is_refused(vertebra: Program) -> None:
 
 
 def test_one_class_is_refused(vertebra: Program, order: Order) -> None:
-    shutil.rmtree(order.source / "blue")
+    shutil.rmtree(order.question.source / "blue")
     vertebra.refuses(
         r"Expected at least 2 classes to learn from\. Received: 1, red\. Add images of what is not in it\."
     )
 
 
 def test_one_image_in_a_class_is_refused(vertebra: Program, order: Order) -> None:
-    draw(order.source / "green" / "0.png", COLOURS["green"], 9)
+    draw(order.question.source / "green" / "0.png", COLOURS["green"], 9)
     vertebra.refuses(
         r"Expected at least 3 images of every class, which leaves 2 to learn from when one is held out\. Received: "
         r"green \(1\)\. Add images, or remove the class\."
@@ -486,11 +475,11 @@ def test_one_image_in_a_class_is_refused(vertebra: Program, order: Order) -> Non
 
 def test_a_label_in_test_that_train_never_saw_is_refused(vertebra: Program, order: Order) -> None:
     for split, labels in (("train", ["blue", "red"]), ("test", ["blue", "green", "red"])):
-        draw_classes(order.source / "split" / split, labels, 2 if split == "train" else 1)
+        draw_classes(order.question.source / "split" / split, labels, 2 if split == "train" else 1)
     vertebra.refuses(
         r"Expected labels in the split test that training has too\. Received: green\. Correct the label, or add "
         r"training images of it\.",
-        data=order.source / "split",
+        data=order.question.source / "split",
     )
 
 
@@ -500,18 +489,20 @@ def test_a_table_that_names_missing_files_is_refused(vertebra: Program, order: O
         r"Expected files that can all be used\. Received: 4 of 20 that cannot:\n"
         r"  .*/blue/08\.png: No such file or directory\.\n  .*/blue/09\.png: No such.*\n  .*red/08.*\n  .*red/09.*\n"
         r"Repair or remove them, or leave them out with --on-bad skip\.",
-        data=table(order.source / "data.csv", rows),
+        data=table(order.question.source / "data.csv", rows),
         lines=6,
     )
 
 
 def test_a_class_that_is_not_named_in_utf8_is_refused(vertebra: Program, order: Order) -> None:
-    (order.source / "red").rename(order.source / os.fsdecode(b"r\xf6t"))
+    (order.question.source / "red").rename(order.question.source / os.fsdecode(b"r\xf6t"))
     vertebra.refuses(r"Expected the name of a class in UTF-8\. Received: b'r\\xf6t' in .*/data\. Rename the folder\.")
 
 
 def test_a_file_that_is_not_named_in_utf8_is_refused_or_left_out(vertebra: Program, order: Order) -> None:
-    draw(order.source / "red" / "more.png", COLOURS["red"], 10).rename(order.source / "red" / os.fsdecode(b"\xf6.png"))
+    draw(order.question.source / "red" / "more.png", COLOURS["red"], 10).rename(
+        order.question.source / "red" / os.fsdecode(b"\xf6.png")
+    )
     vertebra.refuses(
         r"Expected files that can all be used\. Received: 1 of 17 that cannot:\n"
         r"  .*/red/\\xf6\.png: Expected a name in UTF-8\. Received: these bytes\.\nRepair or .*--on-bad skip\.",
@@ -521,12 +512,12 @@ def test_a_file_that_is_not_named_in_utf8_is_refused_or_left_out(vertebra: Progr
     assert status == 0
     assert "1 file was left out; metrics.json names them" in out
     result = Result.model_validate_json((order.out / "metrics.json").read_bytes())
-    assert [fault.path for fault in result.data.left_out] == [f"{order.source}/red/\\xf6.png"]
+    assert [fault.path for fault in result.data.left_out] == [f"{order.question.source}/red/\\xf6.png"]
 
 
 @pytest.mark.parametrize("on_bad", ["error", "skip"])
 def test_all_files_broken_is_refused(vertebra: Program, order: Order, on_bad: str) -> None:
-    for path in order.source.rglob("*.png"):
+    for path in order.question.source.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
     vertebra.refuses(
         r"Expected files that can be used\. Received: 16 of 16 that cannot:(\n  .*png: Expected a whole PNG.*){5}\n"
@@ -633,7 +624,7 @@ def test_ctrl_c_at_any_step_leaves_nothing_half_written(
     steps: Steps = Interrupted(quiet(7), name, moment)  # type: ignore[assignment] # only step() is called
     with pytest.raises(KeyboardInterrupt):
         fit.fit(order, steps)
-    assert hidden(order.cache) == []
+    assert hidden(order.question.cache) == []
     written = list(order.out.parent.rglob("*")) if order.out.parent.exists() else []
     # The last step ends when the run is whole.
     assert {path.name for path in written} == ({"x", *FILES} if (name, moment) == ("write the run", "after") else set())
@@ -657,7 +648,7 @@ def test_after_ctrl_c_the_next_run_goes_on(
         status, out, err = vertebra()
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == "vertebra-train: interrupted; what is in the cache need not be computed again"
-    assert hidden(order.cache) == []
+    assert hidden(order.question.cache) == []
     assert not order.out.parent.exists() or list(order.out.parent.iterdir()) == []
     assert vertebra()[0] == 0
     assert {path.name for path in order.out.iterdir()} == FILES
@@ -713,7 +704,7 @@ print("ended", first, *map(end, both))
 @pytest.mark.timeout(300)  # three processes that import torch and trace, on cores that others may be using
 def test_two_fits_on_one_cache_at_once_and_a_signal_from_outside(order: Order, small: Card, tmp_path: Path) -> None:
     card = (small.backbone, small.geometry, small.scaling, small.labels(), small.weights())
-    work = (*card, str(order.source), str(order.cache), f"{order.out.parent}/")
+    work = (*card, str(order.question.source), str(order.question.cache), f"{order.out.parent}/")
     (tmp_path / "work").write_bytes(pickle.dumps(work))
     command = [sys.executable, "-c", PROCESSES, str(tmp_path / "work")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -723,7 +714,7 @@ def test_two_fits_on_one_cache_at_once_and_a_signal_from_outside(order: Order, s
     assert sorted(path.name for path in order.out.parent.iterdir()) == ["a", "b"]
     a, b = (run.read(order.out.with_name(name)) for name in "ab")
     assert a.weights_sha256 == b.weights_sha256
-    assert hidden(order.cache) == []
+    assert hidden(order.question.cache) == []
     again = fit.fit(order, quiet(7))
     assert (features_of(again.result).from_cache, features_of(again.result).computed) == (16, 0)
     assert again.run.weights_sha256 == a.weights_sha256

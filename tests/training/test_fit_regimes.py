@@ -1,5 +1,6 @@
 """What a run says of the way that it was made is what was done to its weights, whichever way that was."""
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +22,9 @@ from training.advice.decide import DECISION, Decision
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import ExplodedError, HeadError, TuningError
-from training.fit import How, Order, Trained
+from training.fit import Order, Trained
 from training.parts import parts
+from training.question import Question
 from training.result import CURVES, METRICS, Result
 from training.tuning import loop, pace
 from training.tuning.record import Pace
@@ -40,21 +42,19 @@ class Shop:
     card: Card
 
     def make(
-        self, regime: Regime | Literal["auto"], out: Path, data: Path | None = None, how: How | None = None
+        self,
+        regime: Regime | Literal["auto"],
+        out: Path,
+        data: Path | None = None,
+        *,
+        changes: Mapping[str, object] = CHANGES,
+        augmentation: fit.Augmentation | None = None,
+        limit_s: float = math.inf,
     ) -> Trained:
-        order = Order(
-            source=data or self.folder / "data",
-            plan=Plan(),
-            backbone="small",
-            resize_px=None,
-            crop_px=None,
-            head="linear",
-            views=0,
-            cache=self.folder / "cache",
-            out=out,
-            how=how or How(regime, CHANGES),
+        question = Question(
+            data or self.folder / "data", Plan(), "small", self.folder / "cache", regime=regime, limit_s=limit_s
         )
-        return fit.fit(order, quiet(fit.STEPS))
+        return fit.fit(Order(question, "linear", 0, out, changes, augmentation), quiet(fit.STEPS))
 
     def parameters(self, *wanted: str) -> set[str]:
         """The parameters of some parts of the backbone, by their names in a run."""
@@ -160,7 +160,7 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
     monkeypatch.setattr(race, "SPENT", 0.0)
     out = tmp_path / "late"
     changes = {**CHANGES, "epochs": 8, "rate": 0.01}
-    made = shop.make("small-different", out, how=How("small-different", changes, time_limit_s=1e6))
+    made = shop.make("small-different", out, changes=changes, limit_s=1e6)
     way = made.result.way
     assert way.race is not None
     # Once all of them is less than half of that.
@@ -173,18 +173,18 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> How:
+def hurried(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, object]:
     """Time for 4 of 8 epochs, at the pace that is measured: none to spare for a race of a few images."""
     images = len(COLOURS) * 8 * 4 // 5
     monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(4.5 * images / 0.85e6),))
-    return How("small-different", {**CHANGES, "epochs": 8, "rate": 0.01}, time_limit_s=1e6)
+    return {**CHANGES, "epochs": 8, "rate": 0.01}
 
 
 def test_of_a_few_images_in_a_hurry_there_is_no_race_and_all_the_time_is_for_the_training(
-    shop: Shop, tmp_path: Path, hurried: How
+    shop: Shop, tmp_path: Path, hurried: Mapping[str, object]
 ) -> None:
     out = tmp_path / "hurried"
-    made = shop.make("small-different", out, how=hurried)
+    made = shop.make("small-different", out, changes=hurried, limit_s=1e6)
     way = made.result.way
     assert way.race is not None
     assert (way.race.heats, way.race.validation, way.race.images) == ((), 0, way.images)
@@ -194,20 +194,20 @@ def test_of_a_few_images_in_a_hurry_there_is_no_race_and_all_the_time_is_for_the
 
 
 def test_what_was_chosen_and_comes_apart_gives_way_to_a_head(
-    shop: Shop, tmp_path: Path, hurried: How, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, tmp_path: Path, hurried: Mapping[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: object) -> None:
         raise ExplodedError("Expected at most 3. Received: nan.")
 
     monkeypatch.setattr(tuned, "fine_tune", explode)
-    made = shop.make("small-different", tmp_path / "exploded", how=hurried)
+    made = shop.make("small-different", tmp_path / "exploded", changes=hurried, limit_s=1e6)
     assert (made.result.way.trains, made.result.way.tuning) == ("the head on the embedding and all stages", None)
     assert made.run.regime.reason.endswith("where more is trained; its loss exploded, so a head stays")
     assert shop.moved(tmp_path / "exploded") == set()
     # One plan that was asked for alone is not given up for another. What was decided stays, to be gone on with.
     other = replace(shop, folder=shutil.copytree(shop.folder, tmp_path / "shop"))
     with pytest.raises(ExplodedError):
-        other.make("large-similar", tmp_path / "asked", how=How("large-similar", hurried.changes))
+        other.make("large-similar", tmp_path / "asked", changes=hurried)
 
 
 def test_where_no_image_can_be_held_out_there_is_no_race_and_a_run_all_the_same(shop: Shop, tmp_path: Path) -> None:
@@ -250,9 +250,8 @@ def test_classes_that_were_not_published_cannot_be_answered_as_is(shop: Shop, tm
 
 
 def test_a_part_that_the_backbone_has_not_is_refused_before_a_folder_is_made(shop: Shop, tmp_path: Path) -> None:
-    how = How("large-similar", {**CHANGES, "unfreeze_from": "c9"})
     with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
-        shop.make("large-similar", tmp_path / "wrong", how=how)
+        shop.make("large-similar", tmp_path / "wrong", changes={**CHANGES, "unfreeze_from": "c9"})
     assert not (tmp_path / "wrong").exists()
 
 
@@ -260,14 +259,12 @@ def test_it_is_refused_before_the_features_of_all_images_are_computed(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "_extract", None)  # whoever goes on to them fails
-    how = How("small-different", {**CHANGES, "unfreeze_from": "c9"})
     with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
-        shop.make("small-different", tmp_path / "wrong", how=how)
+        shop.make("small-different", tmp_path / "wrong", changes={**CHANGES, "unfreeze_from": "c9"})
 
 
 def test_fewer_epochs_than_planned_are_told(shop: Shop, tmp_path: Path) -> None:
-    how = How("large-similar", {**CHANGES, "epochs": 50}, time_limit_s=0.01)
-    made = shop.make("large-similar", tmp_path / "short", how=how)
+    made = shop.make("large-similar", tmp_path / "short", changes={**CHANGES, "epochs": 50}, limit_s=0.01)
     assert made.result.way.epochs == 50
     said = (
         "it was shown each image in 1 of 50 epochs, for which --time-limit-min had room: with more time it may become"
@@ -279,14 +276,13 @@ def test_fewer_epochs_than_planned_are_told(shop: Shop, tmp_path: Path) -> None:
 def test_what_nothing_comes_of_is_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(Steps, "say", lambda _, text: told.append(text))
-    shop.make("small-similar", tmp_path / "head", how=How("small-similar", {"unfreeze_from": "c4", "epochs": 3}))
+    shop.make("small-similar", tmp_path / "head", changes={"unfreeze_from": "c4", "epochs": 3})
     assert told == ["Not used, because nothing is to be fine-tuned: unfreeze-from, epochs."]
 
 
 def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "strong"
-    how = How("large-similar", {**CHANGES, "epochs": 50}, augmentation="strong", time_limit_s=0.01)
-    shop.make("large-similar", out, how=how)
+    shop.make("large-similar", out, changes={**CHANGES, "epochs": 50}, augmentation="strong", limit_s=0.01)
     way = result(out).way
     assert way.tuning is not None
     assert way.tuning.plan.epochs == 1
@@ -297,9 +293,8 @@ def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp
 def test_what_frozen_parts_make_is_kept_where_there_are_any(
     shop: Shop, tmp_path: Path, regime: Regime, kept: int | None
 ) -> None:
-    how = How(regime, {**CHANGES, "epochs": 3, "rate": 0.01, "cached_views": 2})
     before = len(list((shop.folder / "cache").glob("cuts/*.npy")))
-    shop.make(regime, tmp_path / "out", how=how)
+    shop.make(regime, tmp_path / "out", changes={**CHANGES, "epochs": 3, "rate": 0.01, "cached_views": 2})
     way = result(tmp_path / "out").way
     assert way.tuning is not None
     assert way.tuning.plan.cached_views == kept
@@ -308,9 +303,9 @@ def test_what_frozen_parts_make_is_kept_where_there_are_any(
 
 
 def test_nothing_is_kept_of_looks_that_do_not_come_again(shop: Shop, tmp_path: Path) -> None:
-    how = How("large-similar", {**CHANGES, "epochs": 2, "rate": 0.02, "cached_views": 2})
     before = len(list((shop.folder / "cache").glob("cuts/*.npy")))
-    shop.make("large-similar", tmp_path / "out", how=how)
+    changes = {**CHANGES, "epochs": 2, "rate": 0.02, "cached_views": 2}
+    shop.make("large-similar", tmp_path / "out", changes=changes)
     assert len(list((shop.folder / "cache").glob("cuts/*.npy"))) == before
 
 
@@ -318,18 +313,18 @@ def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How far a plan is cut depends on how fast it trains here, and what lies in the cache on how far it was cut."""
-    how = How("large-similar", {**CHANGES, "epochs": 5, "rate": 0.01}, time_limit_s=1e6)
+    changes = {**CHANGES, "epochs": 5, "rate": 0.01}
     decided, trainings = shop.folder / "cache" / "decided", shop.folder / "cache" / "trainings"
     images = len(COLOURS) * 8 * 4 // 5
     with monkeypatch.context() as patch:
         patch.setattr(tuned, "paces", lambda *_: (at_pace(3.5 * images / 0.85e6),))
         patch.setattr(tuned, "answers", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            shop.make("large-similar", tmp_path / "out", how=how)
+            shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
     assert len(list(decided.iterdir())) == len(list(trainings.iterdir())) == 1
     monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(1.5 * images / 0.85e6),))
     monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("this was done before"))
-    shop.make("large-similar", tmp_path / "out", how=how)
+    shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
     way = result(tmp_path / "out").way
     assert way.tuning is not None
     assert (way.tuning.plan.epochs, len(way.tuning.history)) == (3, 3)
@@ -358,7 +353,7 @@ def test_twice_the_same_command_gives_the_same_weights(
     other = plain.model_copy(update={"precision": "bf16", "channels_last": True})
     fastest = cycle((plain, other, other))
     monkeypatch.setattr(pace, "best", lambda *_: next(fastest))
-    how = How("large-similar", {"epochs": 1, **determined})
-    made = [shop.make("large-similar", tmp_path / name, how=how).run for name in ("first", "second")]
+    changes = {"epochs": 1, **determined}
+    made = [shop.make("large-similar", tmp_path / name, changes=changes).run for name in ("first", "second")]
     assert made[0].weights_sha256 == made[1].weights_sha256
     assert torch.are_deterministic_algorithms_enabled()

@@ -15,7 +15,8 @@ from training.advice.candidates import Regime
 from training.advice.decide import Decision
 from training.backbones import Card
 from training.dataset import Plan
-from training.fit import How, Order, Trained
+from training.fit import Order, Trained
+from training.question import Question
 
 # Nothing is measured that could come out otherwise.
 CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
@@ -31,9 +32,8 @@ def folder(small: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(regime: Regime | Literal["auto"], folder: Path, out: Path, data: Path | None = None) -> Trained:
-    how = How(regime, CHANGES)
-    order = Order(data or folder / "data", Plan(), "small", None, None, "linear", 0, folder / "cache", out, how)
-    return fit.fit(order, quiet(9))
+    question = Question(data or folder / "data", Plan(), "small", folder / "cache", regime=regime)
+    return fit.fit(Order(question, "linear", 0, out, CHANGES), quiet(9))
 
 
 def moved(trained: Trained, out: Path, card: Card) -> set[str]:

@@ -1,6 +1,5 @@
 """The backbone that is used is the one asked for, or the smallest of those here that luck cannot tell from the best."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def question(folder: Path) -> Question:
-    return Question(folder / "data", Plan(), AUTO, None, False, None, None, folder / "cache", "auto", math.inf)
+    return Question(folder / "data", Plan(), AUTO, folder / "cache")
 
 
 @pytest.fixture

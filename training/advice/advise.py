@@ -1,10 +1,12 @@
 """From labelled images to a regime and its reasons: the advisor in one call; trains nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.progress import Steps
 from training import features, opening
 from training.advice.decide import Decision, decide
+from training.advice.explain import ALL_LAYERS, chosen
 from training.advice.gather import gather
 from training.backbones import Card
 from training.dataset import Dataset
@@ -14,12 +16,14 @@ from training.question import Question
 STEPS = 3  # of `advise`
 
 
-def of(question: Question, steps: Steps) -> Decision:
+def of(question: Question, steps: Steps, layers: Sequence[str] = ALL_LAYERS) -> Decision:
     """Check images, and say which regime suits them.
 
     Args:
         question: The images and the backbone.
         steps: Tells of the steps: two, and those of `advise`; more where a backbone is to be chosen.
+        layers: Those that a person wants to be told of: one that the backbone has not is refused before the features
+            are computed, which may take long.
 
     Returns:
         The decision.
@@ -30,8 +34,10 @@ def of(question: Question, steps: Steps) -> Decision:
         DataError: The images are not what they must be.
         Disagreement: The engine does not answer as torch does.
         HeadError: A class has fewer than two images that may be divided.
+        TrainingError: There is no such layer.
     """
     opened = opening.opened(question, steps)
+    chosen(layers, opened.card.backbone.taps())
     with steps.step("load the backbone"):
         extractor = features.extractor(opened.card, opened.geometry, question.cache)
     return advise(opened.data, extractor, opened.card, question.cache, steps)

@@ -26,6 +26,16 @@ def explain(decision: Decision) -> str:
     return "\n".join(_lines(decision))
 
 
+def chosen(layers: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """The layers to tell of, of those that there are; TrainingError where one is none of them."""
+    told = known if tuple(layers) == ALL_LAYERS else layers
+    if unknown := [each for each in told if each not in known]:
+        raise TrainingError(
+            f"Expected for --layers all or some of {', '.join(known)}. Received: {printable(unknown[0])}."
+        )
+    return told
+
+
 def probe_table(evidence: Evidence, layers: Sequence[str] = ALL_LAYERS) -> str:
     """How well a linear layer on each stage, each probe and the embedding does, with a line of heads.
 
@@ -39,12 +49,7 @@ def probe_table(evidence: Evidence, layers: Sequence[str] = ALL_LAYERS) -> str:
     Raises:
         TrainingError: There is no such layer.
     """
-    known = [each.tap for each in evidence.probes]
-    told = known if tuple(layers) == ALL_LAYERS else layers
-    if unknown := [each for each in told if each not in known]:
-        raise TrainingError(
-            f"Expected for --layers all or some of {', '.join(known)}. Received: {printable(unknown[0])}."
-        )
+    told = chosen(layers, [each.tap for each in evidence.probes])
     rows = [("tap", "stride", "numbers", "accuracy", "+/-", "of learnt", "LogME")]
     for each in evidence.probes:
         if each.tap not in told:

@@ -1,7 +1,6 @@
 """From images on a disk to a decision, through the real engine and a small backbone."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from training.advice import advise, subset
 from training.advice.decide import Decision
 from training.backbones import Card
 from training.dataset import Plan
-from training.errors import BackboneError, HeadError
+from training.errors import BackboneError, HeadError, TrainingError
 from training.features import Extractor
 from training.question import Question
 
@@ -67,12 +66,21 @@ def test_the_same_images_give_the_same_file_wherever_they_lie(advised: Callable[
 
 def test_the_question_of_a_person_is_answered_from_a_folder(registered: Card, cache: Path, tmp_path: Path) -> None:
     folder = draw(tmp_path / "images", 6)
-    question = Question(folder, Plan(), registered.backbone.name, None, False, None, None, cache, "auto", math.inf)
+    question = Question(folder, Plan(), registered.backbone.name, cache)
     decision = advise.of(question, quiet(5))
     assert decision.evidence.backbone == "small"
     assert decision.evidence.size.images == 15  # one of each class is held out
     with pytest.raises(BackboneError, match="Received: tiny"):
         advise.of(replace(question, backbone="tiny"), quiet(5))
+
+
+def test_a_layer_that_the_backbone_has_not_is_refused_before_its_features_are_computed(
+    registered: Card, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advise, "advise", lambda *_: pytest.fail("it has gone on to the features"))
+    question = Question(draw(tmp_path / "images", 6), Plan(), registered.backbone.name, cache)
+    with pytest.raises(TrainingError, match=r"^Expected for --layers all or some of c1, .*embedding\. Received: c9\.$"):
+        advise.of(question, quiet(2), ["c9"])
 
 
 def test_held_out_images_are_not_read(
