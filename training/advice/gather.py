@@ -1,5 +1,6 @@
 """Gathers the evidence of a data set from its training images; decides nothing, and reads no held-out image."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +174,10 @@ def _shift(
 ) -> Shift | None:
     if not shift.norms(backbone) or len(samples) < _FEWEST:
         return None
-    frozen = FrozenBackbone(backbone, card.backbone, card.scaling)
-    found = shift.divergences(backbone, shift.moments(backbone, frozen, _batches(samples, extractor.geometry, advance)))
+    frozen, geometry = FrozenBackbone(backbone, card.backbone, card.scaling), extractor.geometry
+    found = shift.divergences(backbone, shift.moments(backbone, frozen, _batches(samples, geometry, advance)))
     known = null.load(card.backbone.name, extractor.facts["weights_sha256"])
-    z = known.z(found, len(samples)) if known else None
+    z = known.z(found, len(samples), math.sqrt(geometry.crop_height_px * geometry.crop_width_px)) if known else None
     third = -(-len(found) // 3)
     return Shift(
         images=len(samples),

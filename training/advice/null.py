@@ -6,10 +6,11 @@ twelve deviations. What they are compared with is therefore equally narrow: imag
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from export.run import Sha256
@@ -23,9 +24,10 @@ class Null(BaseModel):
         backbone: The backbone's name.
         weights_sha256: Of its pretrained file.
         origin: What was measured, in words.
+        crops_px: For crops of which sides, ascending: small ones show what was photographed smaller.
         images: For how many images, ascending.
         layers: The names of the batch norms, from early to late.
-        mean: For each of the counts, of each layer.
+        mean: For each of the crops and of the counts, of each layer.
         deviation: Like the mean; above 0.
     """
 
@@ -34,28 +36,35 @@ class Null(BaseModel):
     backbone: str
     weights_sha256: Sha256
     origin: str
+    crops_px: tuple[int, ...]
     images: tuple[int, ...]
     layers: tuple[str, ...]
-    mean: tuple[tuple[float, ...], ...]
-    deviation: tuple[tuple[float, ...], ...]
+    mean: tuple[tuple[tuple[float, ...], ...], ...]
+    deviation: tuple[tuple[tuple[float, ...], ...], ...]
 
-    def z(self, divergences: Mapping[str, float], images: int) -> tuple[float, ...]:
+    def z(self, divergences: Mapping[str, float], images: int, crop_px: float) -> tuple[float, ...]:
         """How unusual divergences are.
 
         Args:
             divergences: By the norm's name, one for each of the layers.
             images: How many were looked at; between the counts the null lies on a line over their logarithm.
+            crop_px: The side of the square that was seen, in pixels; likewise.
 
         Returns:
             For each layer how many deviations its logarithm lies above the mean.
         """
         logs = np.array([math.log(max(divergences[layer], 1e-12)) for layer in self.layers])
-        at = np.log(np.clip(images, self.images[0], self.images[-1]))
         mean, deviation = (
-            np.array([np.interp(at, np.log(self.images), column) for column in zip(*rows, strict=True)])
-            for rows in (self.mean, self.deviation)
+            _between(self.crops_px, [_between(self.images, counts, images) for counts in crops], crop_px)
+            for crops in (self.mean, self.deviation)
         )
         return tuple(((logs - mean) / deviation).tolist())
+
+
+def _between(places: Sequence[int], rows: Sequence[ArrayLike], at: float) -> NDArray[np.float64]:
+    """The row at a place between those of rows, on a line over the logarithm; beyond them the first or the last."""
+    known, columns = np.log(places), np.array(rows).T
+    return np.array([np.interp(np.log(at), known, column) for column in columns])
 
 
 def load(backbone: str, weights_sha256: str) -> Null | None:

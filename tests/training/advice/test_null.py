@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from training import backbones
@@ -12,10 +13,11 @@ NULL = Null(
     backbone="small",
     weights_sha256="0" * 64,
     origin="drawn",
+    crops_px=(64, 256),
     images=(16, 64),
     layers=("a", "b"),
-    mean=((0.0, 1.0), (-2.0, 1.0)),
-    deviation=((1.0, 2.0), (0.5, 2.0)),
+    mean=(((0.0, 1.0), (-2.0, 1.0)), ((2.0, 1.0), (0.0, 1.0))),
+    deviation=(((1.0, 2.0), (0.5, 2.0)), ((1.0, 2.0), (0.5, 2.0))),
 )
 
 
@@ -30,11 +32,19 @@ NULL = Null(
     ],
 )
 def test_a_distance_is_told_in_deviations_for_as_many_images(images: int, expected: list[float]) -> None:
-    assert NULL.z({"b": math.exp(3), "a": math.exp(3)}, images) == pytest.approx(expected)
+    assert NULL.z({"b": math.exp(3), "a": math.exp(3)}, images, 64) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("crop_px", "expected"),
+    [(64, [3, 1]), (256, [1, 1]), (128, [2, 1]), (32, [3, 1]), (1024, [1, 1])],
+)
+def test_and_for_crops_as_large(crop_px: float, expected: list[float]) -> None:
+    assert NULL.z({"b": math.exp(3), "a": math.exp(3)}, 16, crop_px) == pytest.approx(expected)
 
 
 def test_no_distance_at_all_is_a_number() -> None:
-    assert all(map(math.isfinite, NULL.z({"a": 0.0, "b": 0.0}, 16)))
+    assert all(map(math.isfinite, NULL.z({"a": 0.0, "b": 0.0}, 16, 64)))
 
 
 def test_that_of_lite0_names_its_batch_norms() -> None:
@@ -42,8 +52,10 @@ def test_that_of_lite0_names_its_batch_norms() -> None:
     found = null.load("efficientnet_lite0", card.backbone.weights_sha256 or "")
     assert found is not None
     assert found.layers == tuple(shift.norms(backbones.pretrained(card)))
-    assert all(value > 0 for row in found.deviation for value in row)
+    assert np.array(found.deviation).min() > 0
+    assert np.array(found.mean).shape == (len(found.crops_px), len(found.images), len(found.layers))
     assert list(found.images) == sorted(found.images)
+    assert list(found.crops_px) == sorted(found.crops_px)
 
 
 def test_there_is_none_for_other_weights_or_another_backbone() -> None:
