@@ -88,11 +88,11 @@ def test_figures_in_the_text_are_the_codes() -> None:
         f"Up to {imbalance.MOST_ALIKE:g} times",
         f"Up to {imbalance.MOST_WEIGHTED:g} times",
         f"`light` crops at least {augmentation.preset('light', turns=False, images=1, epochs=1).area} of the frame",
-        "at least 200 steps, of at most 20 epochs",
+        "at least 600 steps, of at most 20 epochs",
     ):
         assert said in flat, said
     few, some, many = (candidates("large-similar", images, LITE0)[0] for images in (64, 6400, 50_000))
-    assert [plan.tuning and plan.tuning.epochs for plan in (few, some, many)] == [20, 2, 1]
+    assert [plan.tuning and plan.tuning.epochs for plan in (few, some, many)] == [20, 6, 1]
 
 
 def test_the_fields_of_decision_json_are_named() -> None:

@@ -34,6 +34,7 @@ _NAME = re.compile(r"checkpoint-(\d{8,})")
 _SHOWN = 4
 # So much of the last steps' losses is remembered in the smoothed one.
 _SMOOTHING = 0.9
+_FIRST = 10
 
 Facts = dict[str, str | int | float | bool | None]
 
@@ -49,7 +50,7 @@ class Position(BaseModel):
         step_of_epoch: How many of its steps are done.
         loss_sum: The sum of its losses.
         weight_sum: The sum of its images' weights.
-        first_loss: The loss of the very first step.
+        first_loss: The lowest loss of the first steps, ten at most: that of a single one may be bad luck.
         smooth_loss: The moving average of the steps' losses.
         best: The epoch with the best score; None before there is one.
         best_score: Its score; None without validation, too.
@@ -84,8 +85,9 @@ class Position(BaseModel):
         return int(np.random.SeedSequence((seed, self.step, rank)).generate_state(1)[0])
 
     def hear(self, loss: float) -> tuple[float, float]:
-        """Take in the mean loss of the step that runs; the first one and the smoothed one are returned."""
-        self.first_loss = loss if self.first_loss is None else self.first_loss
+        """Take in the mean loss of the step that runs; the lowest of the first and the smoothed one are returned."""
+        if self.first_loss is None or self.step < _FIRST:
+            self.first_loss = loss if self.first_loss is None else min(loss, self.first_loss)
         self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss if self.step else loss
         return self.first_loss, self.smooth_loss
 

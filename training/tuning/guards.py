@@ -13,7 +13,7 @@ from training.tuning.loss import Objective
 from training.tuning.model import Tunable
 from training.tuning.origin import named
 
-# A smoothed loss of so many times the larger of the first loss and that of guessing has exploded.
+# A smoothed loss of so many times the larger of that of the first steps and that of guessing has exploded.
 _EXPLODED = 3.0
 # How near a mean loss comes to that of guessing where nothing was learnt.
 _GUESSING = 0.02
@@ -104,7 +104,7 @@ class Guard:
         Args:
             loss: The step's.
             smooth: The moving average of the last ones.
-            first: The very first one.
+            first: The lowest of the first ones.
             step: Which step, from 0.
             rate: The learning rate.
 

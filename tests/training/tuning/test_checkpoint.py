@@ -45,6 +45,15 @@ def test_what_is_written_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert same(found[1])
 
 
+def test_where_a_training_began_is_the_lowest_of_its_first_losses() -> None:
+    at = position(0)
+    found = []
+    for loss in (4.0, 2.0, 3.0, *[5.0] * 7, 0.1):
+        found.append(at.hear(loss)[0])
+        at.end_step(loss, 1.0)
+    assert found == [4.0, *[2.0] * 10]
+
+
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, FACTS)
     for step in range(3):
