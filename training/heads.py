@@ -134,7 +134,7 @@ class Scaler:
         deviation, mean = torch.std_mean(features, dim=0, correction=0)
         constant = deviation <= 1e-6 * mean.abs().clamp_min(1e-6)
         silent = torch.where(constant, torch.nan, deviation)
-        least = torch.cat([(LEAST * tap.nanmedian()).expand(len(tap)) for tap in silent.split(tuple(widths))])
+        least = torch.cat([(LEAST * tap.nanmedian()).expand(len(tap)) for tap in torch.split(silent, list(widths))])
         return cls(mean, torch.where(constant, 1.0, torch.maximum(deviation, least)))
 
     def standardise_(self, features: Tensor) -> Tensor:
