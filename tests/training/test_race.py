@@ -57,13 +57,13 @@ def ground(train: int = 200, validation: int = 100) -> Ground:
 
 
 def plans(*regimes: Regime, images: int = 200) -> list[Candidate]:
-    """The plans of regimes, with a rate that takes no time to find."""
+    """The plans of regimes, with a rate that takes no time to find, and 200 steps of at most 20 epochs."""
     found = (plan for regime in regimes for plan in candidates(regime, images, LITE0.backbone))
-    return [at_rate(plan, 0.01) for plan in found]
+    return [changed(plan, rate=0.01, epochs=min(20, math.ceil(12_800 / images))) for plan in found]
 
 
-def at_rate(plan: Candidate, rate: float | str) -> Candidate:
-    tuning = plan.tuning and plan.tuning.model_copy(update={"rate": rate})
+def changed(plan: Candidate, **changes: object) -> Candidate:
+    tuning = plan.tuning and plan.tuning.model_copy(update=changes)
     return plan.model_copy(update={"tuning": tuning})
 
 
@@ -326,7 +326,7 @@ def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int
 def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine) -> None:
     """At 10 images a second 40 steps of 64, each asked about once more, take 341 s."""
     machine.images_per_s = 10.0
-    plan, shown = at_rate(plans("large-similar")[0], "range test"), ground(train=4000)
+    plan, shown = changed(plans("large-similar")[0], rate="range test"), ground(train=4000)
     for limit_s, images, epochs in ((342.0 + 801.0, 4000, 2), (100.0, 500, 1)):
         learnt, cut = race.within(shown, plan, None, limit_s, machine.ledger(), finds_rate=True)
         assert cut.tuning is not None
@@ -393,7 +393,7 @@ def test_the_time_that_finds_the_rate_is_taken_once_from_all(machine: Machine) -
     """At 10 images a second 40 steps of 64, each asked about once more, take 341 s, of which no plan has less."""
     machine.images_per_s = 10.0
     machine.right = {words(LATE): rightly(60, 100), words("c1"): rightly(90, 100)}
-    raced = [at_rate(plan, "range test") for plan in plans("large-similar", "large-different", images=12_800)]
+    raced = [changed(plan, rate="range test") for plan in plans("large-similar", "large-different", images=12_800)]
     run(machine, raced, ground(train=4000), limit_s=2 * 4000 / (10 * 0.15) + 341.4)
     assert [shown for _, *shown in machine.tuned[:2]] == [[4000, 1]] * 2
     machine.tuned.clear()

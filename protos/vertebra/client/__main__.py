@@ -304,9 +304,12 @@ def write(text: str) -> None:
         # A file name or a label that the terminal cannot show is escaped, as Python does on stderr.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has left with what it wanted; Python would complain when it flushes once more at the end.
+    except OSError as error:
+        # Python flushes once more at the end, and where that fails, too, the exit status is its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # A reader that has left has what it wanted.
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def fail(message: str) -> int:

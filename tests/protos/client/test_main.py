@@ -142,7 +142,7 @@ def test_an_output_that_cannot_be_written_is_one_line(address: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("vertebra-client: error: standard output: No space left on device\n")
+    assert done.stderr == "vertebra-client: error: standard output: No space left on device\n"
 
 
 @pytest.mark.usefixtures("folder")
