@@ -10,25 +10,24 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from export import labelled, score, staging
+from export import score, staging
 from export.errors import DataError
 from export.progress import Steps
 from export.run import EMBEDDING, geometry_message
 from export.score import Estimate
 from service.bundle import CropGeometry
-from training import backbones, comparison, comparison_page, dataset, features, splits, tuned
+from training import backbones, comparison, comparison_page, features, opening, splits, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
 from training.dataset import Dataset, Sample
 from training.errors import TuningError
-from training.named import find
 from training.pretraining import record
 from training.question import Question
 from training.source import Source
@@ -118,10 +117,9 @@ def compare(order: Order, steps: Steps) -> Comparison:
         raise TuningError(f"Expected one process to compare in. Received: {processes}.")
     cards = _cards(order)
     question = order.question
-    geometry = backbones.sized(backbones.card(question.backbone), question.resize_px, question.crop_px)
-    images = labelled.read(find.table(question.source, question.cache, question.download, steps))
-    with steps.step("check the images", len(images)) as advance:
-        data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
+    # As from a random start, because each start has weights of its own.
+    opened = opening.opened(replace(question, regime="scratch"), steps)
+    data, geometry = opened.data, opened.geometry
     ground = _Field(order, data, geometry, *_parted(data, question.plan.seed))
     cells = tuple(
         _cell(ground, name, card, fraction, steps)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from export.run import Head
 from training.errors import HeadError
 
-# Of what half of the features of a tap vary by at least.
+# Of the median deviation of a tap's features.
 LEAST = 0.1
 
 

@@ -66,18 +66,18 @@ def main() -> None:
     parser.add_argument("--crop-px", type=int, default=CROP_PX, help="the side of what the backbone sees")
     parser.add_argument("--cache", type=Path, default=Path(".demo/cache"), help="where features are kept")
     arguments = parser.parse_args()
-    trial = partial(Trial, arguments.regime, arguments.crop_px, arguments.cache, views=arguments.views)
+    trial_of = partial(Trial, arguments.regime, arguments.crop_px, arguments.cache, views=arguments.views)
     said = "" if arguments.crop_px == CROP_PX else f"{arguments.crop_px} px, "
     if arguments.regime == "auto":
         # A module may be mounted either way up: what is augmented is turned, as Deitsch and others did.
-        trial = partial(trial, turns=True, limit_s=60 * arguments.time_limit_min)
+        trial_of = partial(trial_of, turns=True, limit_s=60 * arguments.time_limit_min)
         said += f"auto in {arguments.time_limit_min:g} min, "
     for protocol in PROTOCOLS:
         found = [
             results.cell(
                 "elpv",
                 f"{protocol.name}, {said}{arguments.views} views, seed {seed}",
-                partial(measure, protocol, trial(seed=seed)),
+                partial(measure, protocol, trial_of(seed=seed)),
             )
             for seed in range(arguments.seeds)
         ]
