@@ -51,7 +51,7 @@ class Position(BaseModel):
         loss_sum: The sum of its losses.
         weight_sum: The sum of its images' weights.
         first_loss: The lowest loss of the first steps, ten at most: that of a single one may be bad luck.
-        smooth_loss: The moving average of the steps' losses.
+        smooth_loss: The moving average of the losses since, which begins with that one.
         best: The epoch with the best score; None before there is one.
         best_score: Its score; None without validation, too.
         waiting: How many epochs have brought no better one.
@@ -88,7 +88,10 @@ class Position(BaseModel):
         """Take in the mean loss of the step that runs; the lowest of the first and the smoothed one are returned."""
         if self.first_loss is None or self.step < _FIRST:
             self.first_loss = loss if self.first_loss is None else min(loss, self.first_loss)
-        self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss if self.step else loss
+            # So that what is bad in the first ones only is never taken for a training that comes apart.
+            self.smooth_loss = self.first_loss
+        else:
+            self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss
         return self.first_loss, self.smooth_loss
 
     def end_step(self, loss_sum: float, weight_sum: float) -> None:

@@ -45,13 +45,14 @@ def test_what_is_written_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert same(found[1])
 
 
-def test_where_a_training_began_is_the_lowest_of_its_first_losses() -> None:
+def test_where_a_training_began_is_the_lowest_of_its_first_losses_and_from_there_on_they_are_smoothed() -> None:
     at = position(0)
     found = []
-    for loss in (4.0, 2.0, 3.0, *[5.0] * 7, 0.1):
-        found.append(at.hear(loss)[0])
+    for loss in (40.0, 2.0, 3.0, *[5.0] * 7, 0.1, 12.0):
+        found.append(at.hear(loss))
         at.end_step(loss, 1.0)
-    assert found == [4.0, *[2.0] * 10]
+    assert found[:10] == [(40.0, 40.0), *[(2.0, 2.0)] * 9]
+    assert found[10:] == [(2.0, pytest.approx(1.81)), (2.0, pytest.approx(2.829))]
 
 
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:
