@@ -37,7 +37,6 @@ from training.tuning import devices
 from training.tuning import plan as tuning
 from training.views import PLAIN
 
-FRACTIONS = (0.01, 0.1, 1.0)
 PRETRAINED, RANDOM = "pretrained", "random"
 _INIT = "init "
 # Of every class so many labels are used at least: a probe is chosen by cross-validation.

@@ -58,7 +58,7 @@ class Trial:
         """Make a run, of which nothing stays but what was measured."""
         with tempfile.TemporaryDirectory() as folder:
             question = Question(
-                source=_written(rows, Path(folder) / "images.csv"),
+                source=written(rows, Path(folder) / "images.csv"),
                 # The test split of CIFAR-10 holds a few copies of its own images.
                 plan=Plan(on_bad="skip", seed=self.seed),
                 backbone=BACKBONE,
@@ -84,7 +84,8 @@ def ahead(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, f
     return float(apart.mean()), float(apart.std() / math.sqrt(len(apart)))
 
 
-def _written(rows: Iterable[Row], table: Path) -> Path:
+def written(rows: Iterable[Row], table: Path) -> Path:
+    """The table of these rows, written where it is said."""
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)

@@ -248,7 +248,7 @@ def test_ten_times_the_original_comes_apart_where_a_tenth_of_it_learns(tmp_path:
     def after(rate: float | str) -> float:
         given = learner()
         given.model.load_state_dict(knows.state)
-        hard = {"unfreeze_from": "c1", "clip_norm": 100.0, "warm_up": 0.0, "epochs": 8}
+        hard: dict[str, Any] = {"unfreeze_from": "c1", "clip_norm": 100.0, "warm_up": 0.0, "epochs": 8}
         found = tuned(tmp_path / str(rate)[:4], given, rate=rate, **hard)
         return found.record.history[-1].loss
 
