@@ -2,7 +2,8 @@
 #
 #   make demo             the model, the service and its answers; Ctrl-C ends it (ONCE=1: ends by itself)
 #   make test             lint, types and the whole test suite
-#   make bench            the figures of the README, kept as JSON in tests/benchmarks/results/
+#   make bench            the figures of the README, kept as JSON in tests/benchmarks/results/ (hours; where cells of a
+#                         table are kept already, only the others are measured)
 #   make clean            removes .venv and .demo
 #
 #   TORCH_INDEX=URL       a second package index: its CPU builds of torch and torchvision (2.14.1+cpu) are preferred
@@ -57,7 +58,13 @@ bench: .venv/dev .demo/alone/imagenet
 	$(BIN)/python -m tests.benchmarks.fuzz
 	$(BIN)/python -m tests.benchmarks.bottleneck
 	$(BIN)/python -m tests.benchmarks.elpv
+	$(BIN)/python -m tests.benchmarks.cut --images 600
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe quick --seeds 3)
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe best)
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.crossing --data $(CIFAR10) --seeds 1 --all)
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.starts --data $(CIFAR10))
+	$(if $(and $(CIFAR10),$(IMAGENET_SAMPLES)),$(BIN)/python -m tests.benchmarks.advisor --cifar10 $(CIFAR10) --imagenet $(IMAGENET_SAMPLES))
 
 .demo/models/imagenet/1/manifest.json:
 	$(MAKE) demo ONCE=1

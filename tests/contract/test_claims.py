@@ -1,15 +1,10 @@
-"""What the sources claim, by number, and what shows it here: tests that are in the tree, figures that were kept.
-
-What is not shown yet is in MISSING, what is shown by tests and still lacks a figure in OWED. Neither can go stale: as
-soon as what they wait for is there, a test asks for the number to be moved.
-"""
+"""What the sources claim, by number, and what shows it here: tests that are in the tree, figures that were kept."""
 
 from dataclasses import dataclass
 
 import pytest
 
 from tests import proofs
-from training.__main__ import Train
 
 T = "tests/training/"
 
@@ -115,6 +110,8 @@ CLAIMS = {
         "frozen for few labels, fine-tuning for many",
         f"{T}advice/test_decide.py::test_many_images_of_many_classes_are_few_of_each_and_both_sizes_are_raced",
         f"{T}advice/test_probes.py::test_the_curve_rises_with_the_images_and_ends_at_the_probe",
+        "crossing.json: summary > sizes > 10 classes, 10 a class > ahead > large-similar",
+        "crossing.json: summary > sizes > 10 classes, 250 a class > ahead > large-similar",
     ),
     15: claim(
         "two scenarios: fine-tune everything, or a fixed extractor",
@@ -158,6 +155,11 @@ CLAIMS = {
         "cifar10.json: cells > linear head, 160 px, 0 views > accuracy > value",
         "cifar10.json: cells > linear head, 160 px, 0 views > baselines > SGD head",
         f"{T}test_extract.py::test_the_backbone_is_not_changed",
+    ),
+    23: claim(
+        "the more classes, the larger the gap between frozen and fine-tuned",
+        "crossing.json: summary > sizes > 2 classes, 250 a class > ahead > large-similar",
+        "crossing.json: summary > sizes > 10 classes, 250 a class > ahead > large-similar",
     ),
     24: claim(
         "any data set: 30 classes to 2, 1,000 to C",
@@ -279,24 +281,9 @@ CLAIMS = {
 
 ELSEWHERE = {33: "feature maps for detection, segmentation and pose", 34: "features handed on over gRPC"}
 
-# Why nothing shows a claim yet, and what has to come first: a command of vertebra-train, or a file of figures.
-MISSING = {
-    23: ("the more classes, the larger the gap between frozen and fine-tuned: not measured", "crossing.json"),
-}
-
-# Figures that claims lack which tests show otherwise.
-OWED = {
-    14: ("frozen and fine-tuned at 10, 50, 250 and all images a class", "crossing.json"),
-}
-
-
-def has_come(awaited: str) -> bool:
-    command = awaited.removeprefix("vertebra-train ")
-    return (proofs.RESULTS / awaited).exists() if command == awaited else command in Train.model_fields
-
 
 def test_every_claim_has_its_place_and_only_one() -> None:
-    places = [*CLAIMS, *ELSEWHERE, *MISSING]
+    places = [*CLAIMS, *ELSEWHERE]
     assert sorted(places) == list(range(1, 45))
 
 
@@ -304,17 +291,6 @@ def test_every_claim_has_its_place_and_only_one() -> None:
 def test_what_shows_a_claim_is_there(number: int) -> None:
     assert CLAIMS[number].shown
     assert [each for each in CLAIMS[number].shown if not proofs.is_there(each)] == []
-
-
-@pytest.mark.parametrize("number", [*MISSING, *OWED])
-def test_what_a_claim_waits_for_is_not_there_yet(number: int) -> None:
-    _, awaited = {**OWED, **MISSING}[number]
-    assert not has_come(awaited), f"{awaited} is there: show claim {number} by it"
-
-
-def test_what_is_there_is_found() -> None:
-    assert has_come("vertebra-train fit")
-    assert has_come("bottleneck.json")
 
 
 def test_frozen_figures_keep_what_was_promised() -> None:
@@ -340,3 +316,14 @@ def test_a_proof_that_is_not_there_is_told() -> None:
     assert not proofs.is_there("tests/contract/test_claims.py::test_that_nobody_wrote")
     assert not proofs.is_there("nothing.json: summary > ratio")
     assert not proofs.is_there("bottleneck.json: summary > nothing")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 10])
+def test_with_more_images_fine_tuning_is_further_ahead(classes: int) -> None:
+    def ahead(count: int, figure: str = "ahead") -> float:
+        size = f"crossing.json: summary > sizes > {classes} classes, {count} a class"
+        return proofs.figure(f"{size} > {figure} > large-similar")
+
+    assert ahead(250) > 2 * ahead(250, "error")
+    assert ahead(250) > ahead(10)
+    assert abs(ahead(10)) < 2 * ahead(10, "error")
