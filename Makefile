@@ -56,7 +56,7 @@ bench: .venv/dev .demo/alone/imagenet
 	$(BIN)/python -m tests.benchmarks.overload $(IMAGES)
 	$(BIN)/python -m tests.benchmarks.leaks
 	$(BIN)/python -m tests.benchmarks.fuzz
-	$(BIN)/python -m tests.benchmarks.bottleneck
+	$(BIN)/python -m tests.benchmarks.bottleneck --images 600
 	$(BIN)/python -m tests.benchmarks.elpv
 	$(BIN)/python -m tests.benchmarks.cut --images 600
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
@@ -92,6 +92,6 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/demo
-	@echo "Installing what the tests need as well: about 0.2 GB."
+	@echo "Installing what the tests need as well: about 0.3 GB."
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@

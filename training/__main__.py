@@ -25,6 +25,7 @@ _BACKBONE = "Name of the backbone; docs/backbones.md lists them. timm:NAME for a
 _OUT = "Folder of the run, which must not exist yet. Its name becomes the model's."
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vertebra"
 _CACHE_HELP = "Folder of what is computed once, to be deleted at will."
+_WEIGHTS = "File of weights to take instead of the published ones: .safetensors, or .pth without code."
 _DOWNLOAD = "Fetch published weights, and a data set given by name, where they are not on this machine."
 _ON_BAD = "Whether to stop at files that cannot be used, or to leave them out and list them."
 
@@ -47,9 +48,7 @@ class _OfImages(BaseSettings):
         "auto",
         description=f"{_BACKBONE} auto takes the one of those on this machine on which a linear layer does best.",
     )
-    weights: Path | None = Field(
-        None, description="File of weights to take instead of the published ones: .safetensors, or .pth without code."
-    )
+    weights: Path | None = Field(None, description=_WEIGHTS)
     download: bool = Field(False, description=_DOWNLOAD)
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
     on_bad: Literal["error", "skip"] = Field("error", description=_ON_BAD)
@@ -377,6 +376,7 @@ class Extract(BaseSettings):
 
     data: Path = Field(description="Labelled images, as for fit.")
     backbone: str = Field(description=_BACKBONE)
+    weights: Path | None = Field(None, description=_WEIGHTS)
     download: bool = Field(False, description=_DOWNLOAD)
     out: Path = Field(description="File that ends in .npz or .parquet; its manifest is written beside it.")
     cache: Path = Field(_CACHE, description=_CACHE_HELP)
@@ -403,6 +403,7 @@ class Extract(BaseSettings):
             self.out,
             self.cache,
             self.on_bad,
+            self.weights,
             self.download,
         )
         made = extract.extract(order, steps)
@@ -430,6 +431,8 @@ class Visualize(BaseSettings):
     model_config = _SETTINGS
 
     model: CliPositionalArg[str] = Field(description="Folder of a run, or the name of a backbone.")
+    weights: Path | None = Field(None, description=f"Of a backbone. {_WEIGHTS}")
+    download: bool = Field(False, description=_DOWNLOAD)
     images: Path = Field(
         description="Folder with images anywhere below it, or a table like images.csv of a run, of which those count "
         "that were held out. At most 16 are drawn."
@@ -443,7 +446,8 @@ class Visualize(BaseSettings):
             # As above.
             from training.insight import visualize  # noqa: PLC0415
 
-        drawn = visualize.visualize(visualize.Order(self.model, self.images, self.out), steps)
+        order = visualize.Order(self.model, self.images, self.out, self.weights, self.download)
+        drawn = visualize.visualize(order, steps)
         print("\n".join(each.words() for each in drawn))
         print(f"Wrote {self.out}.")
 
@@ -454,6 +458,8 @@ class AsIs(BaseSettings):
     model_config = _SETTINGS
 
     backbone: CliPositionalArg[str] = Field(description=_BACKBONE)
+    weights: Path | None = Field(None, description=_WEIGHTS)
+    download: bool = Field(False, description=_DOWNLOAD)
     out: Path = Field(description=_OUT)
 
     def cli_cmd(self) -> None:
@@ -463,7 +469,7 @@ class AsIs(BaseSettings):
             # Here, so that --help answers at once and these seconds are seen as a step.
             from training import regimes  # noqa: PLC0415
 
-        made = regimes.as_is(self.backbone, self.out, steps)
+        made = regimes.as_is(self.backbone, self.out, steps, self.weights, self.download)
         print(
             f"Wrote {self.out}: {made.backbone.name}, {len(made.labels)} labels, {made.regime.name}. "
             f"{_export(self.out)}"

@@ -37,6 +37,7 @@ class Order:
         out: The file of features, .npz or .parquet; neither it nor its manifest may exist.
         cache: The cache's folder.
         on_bad: What to do with a file that cannot be used.
+        weights: A file of weights to take instead of the published ones.
         download: Whether weights and a data set may be fetched.
     """
 
@@ -48,6 +49,7 @@ class Order:
     out: Path
     cache: Path
     on_bad: dataset.OnBad
+    weights: Path | None = None
     download: bool = False
 
 
@@ -97,7 +99,7 @@ def extract(order: Order, steps: Steps) -> Manifest:
         DataError: The data cannot be read, or holds a file that cannot be used.
         TargetError: A file exists already, or has a suffix that cannot be written.
     """
-    card = backbones.ready(backbones.card(order.backbone), download=order.download)
+    card = backbones.ready(backbones.card(order.backbone), order.weights, order.download)
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
     _check_target(order.out)
     images = labelled.read(find.table(order.data, order.cache, order.download, steps))

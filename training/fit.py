@@ -78,11 +78,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that was written, what was measured, and the answers to the held-out images."""
+    """A run that was written, what was measured, the answers to the held-out images, and the evidence, where asked."""
 
     run: run.Run
     result: Result
     held_out: Mapping[Split, HeldOut]
+    decision: Decision | None
 
 
 @dataclass(frozen=True)
@@ -423,7 +424,7 @@ def _write(start: _Start, decision: Decision | None, made: _Made, steps: Steps) 
         # All processes come to the same, and one of them writes it.
         if devices.launched().is_global_zero:
             run.write(order.out, described, model, kept)
-    return Trained(described, result, made.tested)
+    return Trained(described, result, made.tested, decision)
 
 
 def _images(data: Dataset) -> str:

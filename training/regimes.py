@@ -12,13 +12,15 @@ from training.errors import BackboneError
 from training.served import Served, describe
 
 
-def as_is(name: str, out: Path, steps: Steps) -> run.Run:
+def as_is(name: str, out: Path, steps: Steps, weights: Path | None = None, download: bool = False) -> run.Run:
     """Make a run of a published model as it is: same data, same purpose, nothing to learn.
 
     Args:
         name: The backbone's name.
         out: The run's folder, which must not exist.
         steps: Tells of the three steps.
+        weights: A file of weights to take instead of the published ones, with the published classes.
+        download: Whether the published ones may be fetched where they are not on this machine.
 
     Returns:
         The run.
@@ -27,7 +29,7 @@ def as_is(name: str, out: Path, steps: Steps) -> run.Run:
         BackboneError: There is no such backbone, or its weights are not what its card says.
         TargetError: The folder exists.
     """
-    card = backbones.ready(backbones.card(name))
+    card = backbones.ready(backbones.card(name), weights, download)
     staging.refuse_existing(out)
     with steps.step("load pretrained weights"):
         module = original(card)

@@ -28,6 +28,7 @@ from tests.benchmarks import cifar10, elpv, results, trial
 from tests.benchmarks.trial import Row, Trial
 from training import backbones, features
 from training.advice.candidates import Regime
+from training.advice.decide import Decision
 
 CROP_PX, SEED = 96, 0
 LIMIT_S = 300.0
@@ -125,9 +126,22 @@ def measure(rows: Sequence[Row], regime: _Asked, limit_s: float, cache: Path) ->
         "epochs": len(way.tuning.history) if way.tuning else 0,
         "train_images": sum(made.result.data.images["train"]),
         "test_images": len(right),
+        "evidence": evidence(made.decision) if made.decision else None,
         "race": way.race.model_dump() if way.race else None,
         "steps_s": {name: round(took, 1) for name, took in made.result.seconds.items()},
         "right": np.packbits(right).tobytes().hex(),
+    }
+
+
+def evidence(decision: Decision) -> dict[str, Any]:
+    """What spoke for the regime that is named."""
+    seen, last = decision.evidence, decision.evidence.last
+    return {
+        "separability": seen.separability,
+        "learnt_beyond_asked": last.learnt - last.accuracy.value,
+        "simplest": seen.depth.simplest,
+        "z": seen.shift.z if seen.shift else None,
+        "raced": list(dict.fromkeys(plan.regime for plan in decision.plans)),
     }
 
 

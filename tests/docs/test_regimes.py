@@ -16,6 +16,8 @@ from training.tuning.plan import Plan
 
 PAGE = pages.text("regimes.md")
 LITE0 = backbones.card("efficientnet_lite0").backbone
+RESNET50 = backbones.card("resnet50").backbone
+CROPS: tuple[augmentation.Preset, ...] = ("light", "medium", "strong")
 REGIMES: tuple[Regime, ...] = typing.get_args(Regime)
 
 
@@ -78,8 +80,8 @@ def test_figures_in_the_text_are_the_codes() -> None:
     mixed = f"{augmentation.MIXING_IMAGES:,} images and {augmentation.MIXING_EPOCHS} epochs"
     flat = " ".join(PAGE.split())
     for said in (
-        f"with {LITE0.recipe.learning_rate_per_256:g} for 256 images",
-        f"a batch of 64 is fine-tuned with {rates.fine_tuning(LITE0.recipe, 64):g}.",
+        f"ResNet-50 was pretrained with {RESNET50.recipe.learning_rate_per_256:g} for 256 images",
+        f"a batch of 64 is fine-tuned with {rates.fine_tuning(RESNET50.recipe, 64):g}.",
         f"no more than {subset.MOST:,} training images",
         f"{race._ROUNDS[0]:.0%}".replace("%", " % of what `--time-limit-min` leaves"),
         f"gets {race._ROUNDS[1]:.0%}".replace("%", " % in the second"),
@@ -87,7 +89,7 @@ def test_figures_in_the_text_are_the_codes() -> None:
         f"at least {mixed}",
         f"Up to {imbalance.MOST_ALIKE:g} times",
         f"Up to {imbalance.MOST_WEIGHTED:g} times",
-        f"`light` crops at least {augmentation.preset('light', turns=False, images=1, epochs=1).area} of the frame",
+        *(f"`{name}` crops at least {augmentation.preset(name, turns=False, images=1, epochs=1).area}" for name in CROPS),
         "at least 600 steps, of at most 20 epochs",
     ):
         assert said in flat, said

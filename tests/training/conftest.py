@@ -12,7 +12,9 @@ from export import run
 from export.progress import Steps
 from service.bundle import CropGeometry, Interpolation, sha256_of
 from training import backbones, regimes
+from training.architectures import building
 from training.backbones import Card
+from training.errors import BackboneError
 from training.result import Features, HeadResult, Result
 
 
@@ -27,6 +29,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def absent() -> Path:
+    """What finds the weights of a card whose file is not on this machine."""
+    raise BackboneError("Expected the weights. Received: no such file.")
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +92,14 @@ class Lite0:
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Lite0:
     path = tmp_path_factory.mktemp("runs") / "imagenet"
     return Lite0(path, regimes.as_is("efficientnet_lite0", path, quiet(3)))
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    """Weights for the small card's architecture and classes, as a person has trained them."""
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": building.untrained("test_efficientnet", 5, seed=7).state_dict()}, path)
+    return path
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from service.bundle import CropGeometry, sha256_of
-from tests.training.conftest import quiet
+from tests.training.conftest import absent, quiet
 from training import backbones, regimes
 from training.architectures import building
 from training.backbones import Card
@@ -101,10 +101,6 @@ def test_a_file_that_does_not_begin_as_it_must_is_refused(unnamed: Card) -> None
             use(other)
 
 
-def absent() -> Path:
-    raise BackboneError("Expected the weights. Received: no such file.")
-
-
 def test_weights_are_fetched_only_where_that_is_allowed(unnamed: Card) -> None:
     fetched: list[Path] = []
 
@@ -122,13 +118,6 @@ def test_weights_are_fetched_only_where_that_is_allowed(unnamed: Card) -> None:
     assert fetched == [unnamed.weights()]
     with pytest.raises(BackboneError, match="no such file"):
         backbones.ready(replace(unnamed, weights=absent), download=True)
-
-
-@pytest.fixture
-def own_file(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.pth"
-    torch.save({"state_dict": building.untrained("test_efficientnet", 5, seed=7).state_dict()}, path)
-    return path
 
 
 def test_a_file_of_ones_own_is_taken_and_the_card_says_so(small: Card, own_file: Path) -> None:

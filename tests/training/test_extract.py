@@ -17,7 +17,7 @@ from pyarrow import parquet
 from export import golden
 from export.errors import DataError, TargetError
 from service import image
-from service.bundle import CropGeometry
+from service.bundle import CropGeometry, sha256_of
 from tests.training.conftest import quiet
 from tests.training.test_store import largest_file
 from training import backbones, extract
@@ -242,3 +242,12 @@ def test_the_backbone_is_not_changed(order: Order, registered: Card, monkeypatch
     before, after = pretrained(registered).state_dict(), made[0].state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_features_are_those_of_a_file_of_ones_own(order: Order, own_file: Path) -> None:
+    published = run(order)
+    own = run(replace(order, out=order.out.with_name("own.npz"), weights=own_file))
+    assert own.backbone.weights_sha256 == sha256_of(own_file) != published.backbone.weights_sha256
+    first, second = (np.load(order.out.with_name(name))["embedding"] for name in (order.out.name, "own.npz"))
+    assert first.shape == second.shape
+    assert not np.allclose(first, second)

@@ -1,11 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export import run
 from export.errors import TargetError
-from service.bundle import labels_sha256
-from tests.training.conftest import quiet
+from service.bundle import labels_sha256, sha256_of
+from tests.training.conftest import absent, quiet
 from training import backbones, regimes
 from training.backbones import Card
 from training.errors import BackboneError
@@ -27,6 +28,25 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path, monkeypat
     monkeypatch.setattr(backbones, "pretrained", lambda _: pytest.fail("worked"))
     with pytest.raises(TargetError, match=f"Expected a folder that does not exist yet. Received: {tmp_path}, which"):
         regimes.as_is("efficientnet_lite0", tmp_path, quiet(3))
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_file_of_ones_own_is_served_with_the_published_classes(small: Card, own_file: Path, tmp_path: Path) -> None:
+    made = regimes.as_is("small", tmp_path / "mine", quiet(3), own_file)
+    assert made.backbone.source == "the file mine.pth, given by who made the run, for small"
+    assert made.backbone.weights_sha256 == sha256_of(own_file)
+    assert made.labels == small.labels()
+
+
+def test_weights_are_fetched_where_that_is_allowed(
+    small: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = replace(small, weights=absent, download=small.weights)
+    monkeypatch.setattr(backbones, "CARDS", {"small": remote})
+    with pytest.raises(BackboneError, match=r"^Expected the weights. Received: no such file.$"):
+        regimes.as_is("small", tmp_path / "run", quiet(3))
+    made = regimes.as_is("small", tmp_path / "run", quiet(3), download=True)
+    assert made.backbone.weights_sha256 == small.digest()
 
 
 def test_missing_weights_leave_no_run(changed_weights: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

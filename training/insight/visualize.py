@@ -18,6 +18,7 @@ from service import image
 from service.bundle import CropGeometry
 from service.errors import BadImage
 from training import backbones, refresh, regimes
+from training.errors import BackboneError
 from training.insight import colours, filters, gradcam, maps
 from training.served import Served
 from training.taps import FrozenBackbone, TappedBackbone
@@ -34,11 +35,21 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: a run's folder or a backbone's name, a folder or table of images, and the folder to write."""
+    """What to draw.
+
+    Attributes:
+        model: A run's folder, or a backbone's name.
+        images: A folder of images, or a table.
+        out: The folder to write, which must not exist.
+        weights: Of a backbone: a file of weights to take instead of the published ones.
+        download: Whether published weights may be fetched.
+    """
 
     model: str
     images: Path
     out: Path
+    weights: Path | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,8 @@ def visualize(order: Order, steps: Steps) -> tuple[Drawn, ...]:
         The images that were drawn.
 
     Raises:
-        BackboneError: There is no such backbone, or its weights are not what its card says.
+        BackboneError: There is no such backbone, its weights are not there or not what its card says, or weights are
+            named for a run.
         DataError: The images are not there, or one of them cannot be read.
         HeadError: The head of the run cannot be built as it is described.
         RunError: The folder is no run, or was changed.
@@ -102,7 +114,7 @@ def visualize(order: Order, steps: Steps) -> tuple[Drawn, ...]:
     staging.refuse_existing(order.out)
     paths = _images(order.images)
     with steps.step("load the model"):
-        subject = _subject(order.model)
+        subject = _subject(order)
     shown = [_pixels(path, subject.geometry) for path in paths]
     with steps.step("draw", len(paths)) as advance, staging.staged(order.out, beside=order.out.parent) as folder:
         drawn = filters.first_layer(subject.backbone.module)
@@ -116,13 +128,18 @@ def visualize(order: Order, steps: Steps) -> tuple[Drawn, ...]:
     return tuple(found)
 
 
-def _subject(named: str) -> _Subject:
-    path = Path(named)
-    if path.exists() or path.name != named:
+def _subject(order: Order) -> _Subject:
+    path = Path(order.model)
+    if path.exists() or path.name != order.model:
+        if order.weights is not None:
+            raise BackboneError(
+                f"Expected the name of a backbone for the weights {order.weights}. Received: the run {path}, which has "
+                "its own."
+            )
         described = run.read(path)
         model = refresh.rebuilt(path, described)
         return _Subject(described.backbone, described.geometry, model.backbone, model, described.labels)
-    card = backbones.ready(backbones.card(named))
+    card = backbones.ready(backbones.card(order.model), order.weights, order.download)
     if labels := card.labels():
         model = regimes.original(card).eval()
         return _Subject(card.backbone, card.geometry, model.backbone, model, labels)

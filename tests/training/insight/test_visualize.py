@@ -115,6 +115,15 @@ def test_a_backbone_without_classes_has_maps_and_no_answer(
     assert (tmp_path / "out" / "01-a" / "c5.png").exists()
 
 
+@pytest.mark.usefixtures("registered")
+def test_a_backbone_is_drawn_with_weights_of_ones_own(images: Path, own_file: Path, tmp_path: Path) -> None:
+    drawn("small", images, tmp_path / "published")
+    visualize.visualize(Order("small", images, tmp_path / "own", own_file), quiet(visualize.STEPS))
+    published, own = (opened(tmp_path / each / visualize.FILTERS) for each in ("published", "own"))
+    assert published.shape == own.shape
+    assert not np.array_equal(published, own)
+
+
 def test_of_many_images_some_of_every_class_are_drawn(small_run: Path, images: Path, tmp_path: Path) -> None:
     for label in ("zebra", "zoo"):
         (images / label).mkdir()
@@ -147,6 +156,11 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(small_run: Path, ima
         drawn("resnet19", images, out)
     with pytest.raises(RunError, match=r"Received: runs/gone, which does not exist.$"):
         drawn("runs/gone", images, out)
+    with pytest.raises(
+        BackboneError,
+        match=r"^Expected the name of a backbone for the weights mine.pth. Received: the run .*small, which has its",
+    ):
+        visualize.visualize(Order(str(small_run), images, out, Path("mine.pth")), quiet(visualize.STEPS))
     assert not out.parent.exists()
     with pytest.raises(TargetError, match=f"Received: {images}, which does.$"):
         drawn(small_run, images, images)
