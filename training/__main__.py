@@ -5,7 +5,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, get_subcommand
@@ -107,7 +107,7 @@ class Fit(_OfImages):
         "what runs behind the last one.",
     )
     epochs: int | None = Field(None, ge=1, description="How often fine-tuning shows each image.")
-    rate: Literal["recipe/10", "recipe", "range test"] | float | None = Field(
+    rate: Literal["recipe/10", "recipe", "range test"] | Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Learning rate: a tenth of the one that the backbone was pretrained with, that one, what a range "
         "test finds, or a number.",
@@ -152,8 +152,8 @@ class Fit(_OfImages):
     plan: list[str] = Field(
         [],
         description="Any other setting of a fine-tuning, as NAME=VALUE; may be given several times: weight_decay, "
-        "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, patience, precision, "
-        "channels_last or compile, which docs/regimes.md explains.",
+        "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, imbalance, patience, "
+        "precision, channels_last or compile, which docs/regimes.md explains.",
     )
 
     def cli_cmd(self) -> None:

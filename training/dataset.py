@@ -303,19 +303,27 @@ def _split(images: Sequence[Checked], plan: Plan) -> dict[Split, list[Checked]]:
 
 
 def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[Leak]:
-    train = chosen["train"]
-    copies = {each.sha256: each for each in train}
-    sketches = store.rows([each.sha256 for each in train])
-    for split, held_out in chosen.items():
-        if split == "train":
-            continue
-        places = twins.find(store.rows([each.sha256 for each in held_out]), sketches)
-        for each, place in zip(held_out, places, strict=True):
-            copy = copies.get(each.sha256)
-            if copy is not None:
-                yield Leak(split=split, path=str(each.path), twin=str(copy.path), kind="duplicate")
-            elif place >= 0:
-                yield Leak(split=split, path=str(each.path), twin=str(train[place].path), kind="near-duplicate")
+    """The twins that held-out images have in a split before theirs: what is chosen by validation is seen there, too."""
+    order = list(chosen)
+    sketches = {split: store.rows([each.sha256 for each in images]) for split, images in chosen.items()}
+    for number, split in enumerate(order):
+        leaking: set[int] = set()
+        for seen in order[:number]:
+            copies = {each.sha256: each for each in chosen[seen]}
+            places = twins.find(sketches[split], sketches[seen])
+            for index, (each, place) in enumerate(zip(chosen[split], places, strict=True)):
+                twin = copies.get(each.sha256) or (chosen[seen][place] if place >= 0 else None)
+                if twin is None or index in leaking:
+                    continue
+                leaking.add(index)
+                is_copy = twin.sha256 == each.sha256
+                yield Leak(
+                    split=split,
+                    path=str(each.path),
+                    of=seen,
+                    twin=str(twin.path),
+                    kind="duplicate" if is_copy else "near-duplicate",
+                )
 
 
 def _counts(images: Sequence[Checked], labels: Sequence[str]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from export import labelled, program, run, score, staging
 from export.labelled import LabelledImage, Split
@@ -39,14 +40,14 @@ from training.result import CURVES, IMAGES, METRICS, REPORT, Baseline, Features,
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import cut, devices
+from training.tuning import augmentation, batches, cut, devices
 from training.tuning.record import Known
 from training.views import views
 
 Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
 
 STEPS = 8
-_BACKBONE = "backbone."  # as Served has it
+_BACKBONE, _HEAD = "backbone.", "head."  # as Served has them
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
 _LEDGER = 4
@@ -203,7 +204,9 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
     """Refuse what plans cannot do before the features of all images are computed, which may take long."""
     if any(plan.start == "pretrained classifier" for plan in plans):
         published.head(card, data.data.labels)
-    tunings = [plan.tuning for plan in plans if plan.tuning]
+    if order.head != "linear" and not any(_reads_frozen(plan) for plan in plans):
+        steps.say("Not used, because only a head on a frozen backbone is chosen: head.")
+    tunings = [(plan.augmentation, plan.tuning) for plan in plans if plan.tuning]
     asked = [*order.changes, *(["augmentation"] if order.augmentation else [])]
     if asked and not tunings:
         names = ", ".join(each.replace("_", "-") for each in asked)
@@ -213,11 +216,18 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
     if "patience" in order.changes and not data.splits.get("validation"):
         steps.say("Not used, because there is no validation split: patience.")
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
-    known = parts(module, card.backbone)
-    for tuning in tunings:
+    known, images = parts(module, card.backbone), len(data.splits["train"])
+    for how, tuning in tunings:
         trained_from(known, tuning.unfreeze_from)
         if tuning.cached_views:
             cut.check(module)
+        changed = augmentation.preset(how, turns=order.turns, images=images, epochs=tuning.epochs)
+        batches.check_views(tuning.cached_views, changed)
+
+
+def _reads_frozen(plan: Candidate) -> bool:
+    """Whether it is a head that is fitted to the features of a frozen backbone, and no more."""
+    return plan.tuning is None and plan.start == "linear probe"
 
 
 def deterministic() -> dict[str, object]:
@@ -441,12 +451,13 @@ def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram,
     """The model, what of it was trained, and the proof that all else is the pretrained one, bit by bit."""
     tuned_names = set(made.fine_tuned.tuned.trained) if made.fine_tuned else set()
     model = program.trace(made.module, start.geometry)
-    state = model.state_dict
-    trained = tuple(name for name in state if not name.startswith(_BACKBONE) or name in tuned_names)
+    state, pretrained = model.state_dict, _pretrained(start, made)
+    # A head that was fitted here has no tensors that were there before; the published one has.
+    trained = tuple(name for name in state if name not in pretrained or name in tuned_names)
     kept = {name: each for name, each in state.items() if name not in trained}
     parameters = {name for name, _ in made.module.named_parameters()}
     after = freezing.digest(kept)
-    before = freezing.digest({name: each for name, each in _pretrained(start, made).items() if name in kept})
+    before = freezing.digest({name: each for name, each in pretrained.items() if name in kept})
     if before != after:
         raise FrozenError(f"Expected what was frozen to keep the tensors {before}. Received: {after}.")
     counted = Frozen(
@@ -459,12 +470,21 @@ def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram,
 
 
 def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
-    """The tensors of the backbone as they were before anything was trained, by their names in the model."""
+    """The tensors that there were before anything was trained, by their names in the model.
+
+    Those of the backbone; and where the published model answers as it is, those of its head.
+    """
     if made.fitted is None:
         _, backbone = backbones.scratch(start.card, start.order.question.plan.seed)
     else:
         backbone, _ = backbones.parted(backbones.pretrained(start.card))
-    return {f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()}
+    head: nn.Module = nn.Identity()
+    if made.plan.start == "pretrained classifier":
+        head = published.head(start.card, start.data.data.labels).module
+    return {
+        **{f"{_BACKBONE}module.{name}": each for name, each in backbone.state_dict().items()},
+        **{f"{_HEAD}{name}": each for name, each in head.state_dict().items()},
+    }
 
 
 def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
@@ -500,8 +520,8 @@ def _overridden(start: _Start, plan: Candidate, *, fine_tunes: bool) -> tuple[st
     asked: dict[str, object] = {} if question.regime == "auto" else {"regime": question.regime}
     asked |= {} if question.backbone == AUTO else {"backbone": question.backbone}
     asked |= {} if question.weights is None else {"weights": question.weights}
-    asked |= {} if order.head == "linear" else {"head": order.head}
-    asked |= {"views": order.views} if order.views else {}
+    asked |= {"head": order.head} if order.head != "linear" and _reads_frozen(plan) else {}
+    asked |= {"views": order.views} if order.views and plan.start == "linear probe" else {}
     if fine_tunes:
         asked |= {} if order.augmentation is None else {"augmentation": order.augmentation}
         # A plan that freezes nothing has nothing to cache.

@@ -28,7 +28,7 @@ from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import devices, pace, range_test
+from training.tuning import devices, imbalance, pace, range_test
 from training.tuning.plan import Plan
 from training.tuning.record import Known, Pace, RangeTest
 
@@ -103,12 +103,14 @@ class _Course:
     """What all trials have in common, the images to learn from and those that are asked about, and what came of them.
 
     Attributes:
+        counts: How much each of the images that are asked about counts, float64 `[N]`, on average 1.
         heats: What was tried.
         runners: The plans that were, by their places.
     """
 
     ground: Ground
     asked: tuple[Sample, ...]
+    counts: NDArray[np.float64]
     frozen: Frozen
     told: Steps
     ledger: Ledger
@@ -192,8 +194,9 @@ def race(  # noqa: PLR0917
         learnt, asked = splits.hold_out(ground.train, ground.seed)
     if not asked:
         return _unraced(plans, len(learnt), 0, _NO_RACE)
-    course = _Course(replace(ground, train=learnt, validation=()), asked, frozen, told, ledger)
     tunings = {place: plan for place, plan in enumerate(plans) if plan.tuning is not None}
+    counts = _counts(ground, list(tunings.values()), asked)
+    course = _Course(replace(ground, train=learnt, validation=()), asked, counts, frozen, told, ledger)
     told.more(1)
     with told.step("see how fast it trains here"):
         room = ledger.once("room", _Room, partial(_room, course, ground, tunings, limit_s))
@@ -204,7 +207,7 @@ def race(  # noqa: PLR0917
     _heads(course, plans)
     tested = _rounds(course, {place: tunings[place] for place in room.places}, limit_s - room.testing_s)
     heats, runners = course.heats, course.runners
-    chosen, reason = _winner(runners, leans)
+    chosen, reason = _winner(course, leans)
     if untried := [_named(plan) for place, plan in tunings.items() if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
@@ -218,6 +221,14 @@ def race(  # noqa: PLR0917
     frozen_heats = [heat for heat in heats if not heat.epochs]
     best_head = max(frozen_heats, key=lambda heat: heat.accuracy).plan if frozen_heats else None
     return Raced(told_of, tested.get(chosen), least, best_head)
+
+
+def _counts(ground: Ground, tunings: Sequence[Candidate], asked: Sequence[Sample]) -> NDArray[np.float64]:
+    """How much each image counts in a comparison: as the plans that fine-tune treat its class."""
+    if not tunings:
+        return np.ones(len(asked))
+    assert tunings[0].tuning is not None  # so it came to be one of them; what a person changes is the same in all
+    return imbalance.importance(tuned.treatment(ground, tunings[0].tuning), [sample.label for sample in asked])
 
 
 def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) -> Raced:
@@ -254,7 +265,7 @@ def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
             round=1,
             images=len(learnt),
             epochs=0,
-            accuracy=float(right.mean()),
+            accuracy=_accuracy(course, right),
             seconds=round(time.monotonic() - started_s, 1),
         )
         course.heats.append(heat)
@@ -284,7 +295,7 @@ def _rounds(course: _Course, tunings: Mapping[int, Candidate], limit_s: float) -
                 # One that trains less and came apart says nothing of those that train more.
                 tested.setdefault(plan.start, tried.tested)
             runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
-        left = sorted(sorted(left, key=lambda each: -runners[each].right.mean())[: math.ceil(len(left) / 2)])
+        left = sorted(sorted(left, key=lambda each: -_accuracy(course, runners[each].right))[: math.ceil(len(left) / 2)])
     return tested
 
 
@@ -451,7 +462,7 @@ def _try(course: _Course, trial: _Trial, done: list[FineTuned]) -> _Tried:
         round=trial.round,
         images=len(ground.train),
         epochs=plan.tuning.epochs if plan.tuning else 0,
-        accuracy=float(right.mean()),
+        accuracy=_accuracy(course, right),
         seconds=round(time.monotonic() - started_s, 1),
         note=note,
     )
@@ -474,16 +485,22 @@ def _named(plan: Candidate) -> str:
     return f"{plan.regime} ({plan.words()})"
 
 
-def _winner(runners: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
+def _accuracy(course: _Course, right: NDArray[np.bool_]) -> float:
+    return float((course.counts * right).mean())
+
+
+def _winner(course: _Course, leans: Leaning) -> tuple[int, str]:
     """Of the plans no more than one standard error of the difference behind the best, the one that the evidence takes.
 
     What a short training does for a backbone is less than what it will do; a head is as good as it gets.
     """
-    best = max(sorted(runners), key=lambda place: float(runners[place].right.mean()))
+    runners = course.runners
+    accuracy = {place: _accuracy(course, runner.right) for place, runner in runners.items()}
+    best = max(sorted(runners), key=accuracy.__getitem__)
     most = sorted((place for place in runners if runners[place].plan.tuning), reverse=True)
     heads = sorted(runners.keys() - set(most))
     for place in (*most, *heads) if leans.to == "backbone" else (*heads, *most):
-        behind = runners[best].right.astype(float) - runners[place].right
+        behind = course.counts * (runners[best].right.astype(float) - runners[place].right)
         error = float(behind.std() / math.sqrt(len(behind)))
         if behind.mean() <= error:
             break
@@ -491,11 +508,13 @@ def _winner(runners: Mapping[int, _Runner], leans: Leaning) -> tuple[int, str]:
     # What the evidence says of heads and fine-tunings says nothing of two fine-tunings, or of two heads.
     leant = won.plan.tuning is not None if leans.to == "backbone" else won.plan.tuning is None
     why = leans.reason if leant and most else UNADVISED.reason if won.plan.tuning else "dearer"
-    said = f"{_named(won.plan)} answered {won.right.mean():.1%} of {len(won.right)} validation images right"
+    said = f"{_named(won.plan)} answered {accuracy[place]:.1%} of {len(won.right)} validation images right"
+    if (course.counts != 1).any():
+        said += ", all classes counting alike"
     if place == best:
         return place, f"{said}, and nothing else that was tried more"
     return place, (
-        f"{said}; {_named(first.plan)}, the best, {first.right.mean():.1%}, which is within one standard error "
+        f"{said}; {_named(first.plan)}, the best, {accuracy[best]:.1%}, which is within one standard error "
         f"({error:.1%}), and {why}"
     )
 

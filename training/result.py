@@ -28,10 +28,17 @@ class Fault(_Frozen):
 
 
 class Leak(_Frozen):
-    """A held-out image that the training images have too: byte for byte, or nearly."""
+    """A held-out image that is in a split before its own too, byte for byte or nearly.
+
+    Attributes:
+        split: Its split: "validation" or "test".
+        of: That of its twin: "train", or of a test image "validation".
+        twin: The other image.
+    """
 
     split: Split
     path: str
+    of: Split
     twin: str
     kind: Literal["duplicate", "near-duplicate"]
 
@@ -46,7 +53,8 @@ class Data(_Frozen):
         labels_sha256: Names the label map.
         images: Counts by split and, in the order of the labels, class.
         left_out: Files that were left out, as --on-bad skip asks.
-        leaks: Held-out images that are in the training split too. Figures that count them are too good.
+        leaks: Held-out images that are in the training split too, and test images that are in the validation split, by
+            which choices are made. Figures that count them are too good.
     """
 
     source: str
@@ -134,7 +142,8 @@ class Heat(_Frozen):
         round: From 1.
         images: How many images it learnt from.
         epochs: How often it was shown each; 0 where a head was fitted to features.
-        accuracy: On the validation images; 0 where the training came apart.
+        accuracy: On the validation images, of which those of each class count alike where the plans treat unequal
+            classes; 0 where the training came apart.
         seconds: What it took.
         note: What went wrong in it; None where nothing did.
     """
@@ -283,12 +292,10 @@ class Result(_Frozen):
         if self.way.race:
             lines.append(self.way.race.reason)
         lines += [self._line(split) for split in self.scores]
-        if leaks := len(self.data.leaks):
-            are = "image is" if leaks == 1 else "images are"
-            lines.append(
-                f"{leaks} held-out {are} in the training split too, or nearly, so these figures are too good. "
-                f"{REPORT} shows them; images with the same group are never divided"
-            )
+        sides: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+        for of in sides:
+            if leaks := sum(leak.of == of for leak in self.data.leaks):
+                lines.append(_leaking(leaks, of))
         if self.way.seen:
             lines.append(self.way.seen_words())
         if left_out := len(self.data.left_out):
@@ -305,6 +312,15 @@ class Result(_Frozen):
             f"{split}: accuracy {_percent(scores.accuracy)}, balanced {_percent(scores.balanced_accuracy)}, macro-F1 "
             f"{_percent(scores.macro_f1)}, {scores.images} images; for comparison: {rivals}"
         )
+
+
+def _leaking(leaks: int, of: Literal["train", "validation"]) -> str:
+    are = "image is" if leaks == 1 else "images are"
+    where = f"held-out {are} in the training split" if of == "train" else f"test {are} in the validation split"
+    return (
+        f"{leaks} {where} too, or nearly, so these figures are too good. {REPORT} shows them; images with the same group "
+        "are never divided"
+    )
 
 
 def _percent(estimate: Estimate) -> str:

@@ -1,30 +1,44 @@
 """Takes rows of a pretrained classifier over into a new one, for classes that both have; trains nothing."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
+from training.architectures.labels import imagenet_labels
 from training.errors import HeadError
+
+_SYNSET = re.compile(r"n\d{8}")
 
 
 def reused_rows(wanted: Sequence[str], known: Sequence[str]) -> dict[int, int]:
     """Say which class of a pretrained classifier each wanted class is.
 
     Args:
-        wanted: The names of the new classes, by column.
+        wanted: The names of the new classes, by column: of a pretrained class in any case, with spaces, hyphens or
+            underscores; or, of ImageNet, its synset id ("n01440764", with or without a name behind it).
         known: The names of the pretrained ones, by column.
 
     Returns:
-        The column of the pretrained class by that of the new one, where both have the same name, whatever its capitals
-        and whether words are joined by spaces, hyphens or underscores. What is in neither is left out.
+        The column of the pretrained class by that of the new one; of new ones that name the same class only the first.
     """
     columns = {_plain(name): column for column, name in reversed(list(enumerate(known)))}
-    return {column: columns[_plain(name)] for column, name in enumerate(wanted) if _plain(name) in columns}
+    if tuple(known) == imagenet_labels():
+        info = ImageNetInfo()
+        columns |= {info.index_to_label_name(index): index for index in range(len(known))}
+    found: dict[int, int] = {}
+    for place, name in enumerate(wanted):
+        synset = _SYNSET.match(name)
+        column = columns.get(synset[0] if synset else _plain(name))
+        if column is not None and column not in found.values():
+            found[place] = column
+    return found
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def reused(classifier: nn.Linear, rows: Mapping[int, int], classes: int) -> nn.Linear:

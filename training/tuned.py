@@ -136,17 +136,18 @@ def fine_tune(
     card, learner, head = _learner(ground, probed)
     # What the first process writes the others find.
     first = devices.launched().rank_zero_first()
+    treated = treatment(ground, plan)
     with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance, first:
         framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
-        validation = _plain(ground.validation, ground, advance) if ground.validation else None
-    treatment = imbalance.choose(_counts(ground))
-    looks = _looks(ground, candidate, plan, framed, treatment)
+        counts = imbalance.importance(treated, [sample.label for sample in ground.validation])
+        validation = _plain(ground.validation, counts, ground, advance) if ground.validation else None
+    looks = _looks(ground, candidate, plan, framed, treated)
     # Where each look is seen once, nothing is gained by keeping what is made of it.
     pays = plan.cached_views is not None and plan.epochs > plan.cached_views
     feed = _kept(learner, looks, plan, ground, steps) if pays else looks
     # What was measured was all of the model, not what lies behind a cut.
     known = known.model_copy(update={"paces": None}) if pays else known
-    offset = torch.tensor(treatment.offsets) if any(treatment.offsets) else None
+    offset = torch.tensor(treated.offsets) if any(treated.offsets) else None
     if offset is not None:
         _take_off(learner, offset)
     named = _digest(ground, candidate, probed)
@@ -160,7 +161,7 @@ def fine_tune(
             _remove(folder)
             raise
     curves = (folder / METRICS).read_text(encoding="utf-8")
-    return FineTuned(card, _served(learner, card, tuned), head, tuned, treatment, curves, folder)
+    return FineTuned(card, _served(learner, card, tuned), head, tuned, treated, curves, folder)
 
 
 def forget(made: FineTuned) -> None:
@@ -218,7 +219,7 @@ def answers(module: nn.Module, ground: Ground, samples: Sequence[Sample], steps:
     """
     found: list[dict[str, Tensor]] = []
     with steps.step("ask about held-out images", 2 * len(samples)) as advance, torch.inference_mode():
-        for batch in _plain(samples, ground, advance).batches():
+        for batch in _plain(samples, np.ones(len(samples)), ground, advance).batches():
             given = module(batch.pixels)
             found.append({name: given[name] for name in (LOGITS, EMBEDDING)})
             advance(len(batch.labels))
@@ -260,19 +261,25 @@ def _take_off(learner: Learner, offset: Tensor) -> None:
         learner.model.head.linear.bias.sub_(offset)
 
 
+def treatment(ground: Ground, plan: Plan) -> Treatment:
+    """How a plan treats classes that have unequally many images."""
+    counts = _counts(ground)
+    return imbalance.choose(counts) if plan.imbalance == "auto" else imbalance.treat(plan.imbalance, counts)
+
+
 def _counts(ground: Ground) -> list[float]:
     counts = Counter(sample.label for sample in ground.train)
     return [float(counts[column]) for column in range(ground.classes)]
 
 
-def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treatment: Treatment) -> Augmented:
-    images = batches.images(ground.train, framed, treatment)
+def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treated: Treatment) -> Augmented:
+    images = batches.images(ground.train, framed, treated)
     return Augmented(
         data=images,
         order=Order(
             images.labels,
             plan.batch_size,
-            balanced=treatment.kind == "balanced sampling",
+            balanced=treated.kind == "balanced sampling",
             fewest=_FEWEST if plan.batch_norm == "train" else 1,
         ),
         augmentation=augmentation.preset(
@@ -298,9 +305,9 @@ def _kept(learner: Learner, looks: Augmented, plan: Plan, ground: Ground, steps:
     return CutFeed(kept, model.cut().prefix, looks)
 
 
-def _plain(samples: Sequence[Sample], ground: Ground, advance: Advance) -> Plain:
+def _plain(samples: Sequence[Sample], counts: NDArray[np.float64], ground: Ground, advance: Advance) -> Plain:
     kept = pixels.served(samples, ground.geometry, ground.cache, advance)
-    return Plain(kept, np.array([sample.label for sample in samples]), _BATCH)
+    return Plain(kept, np.array([sample.label for sample in samples]), counts, _BATCH)
 
 
 def _digest(ground: Ground, candidate: Candidate, probed: Probed | None) -> str:

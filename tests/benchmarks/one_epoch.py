@@ -157,7 +157,7 @@ def probe(ground: Ground, labels: tuple[str, ...], part: Sequence[Sample], steps
 def mirror_answers(module: Served, ground: Ground, samples: Sequence[Sample]) -> NDArray[np.float32]:
     """What a model makes of mirror images: float32 `[N, C]`."""
     kept = pixels.served(samples, ground.geometry, ground.cache, lambda _: None)
-    batches = Plain(kept, np.array([sample.label for sample in samples]), 64).batches()
+    batches = Plain(kept, np.array([sample.label for sample in samples]), np.ones(len(samples)), 64).batches()
     with torch.inference_mode():
         return np.concatenate([module(batch.pixels.flip(2))[LOGITS].numpy() for batch in batches])
 

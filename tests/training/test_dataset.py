@@ -218,6 +218,19 @@ def test_held_out_images_that_training_has_too_are_counted(named: Path) -> None:
     ]
 
 
+def test_test_images_that_are_chosen_by_are_counted_once(named: Path) -> None:
+    for split, name, source in (("validation", "seen.png", "train/ant/01.png"), ("test", "both.png", "train/ant/01.png")):
+        (named / split / "ant").mkdir(parents=True, exist_ok=True)
+        (named / split / "ant" / name).write_bytes((named / source).read_bytes())
+    (named / "validation/ant/asked.png").write_bytes((named / "test/ant/13.png").read_bytes())
+    leaks = sorted(prepare(named).data.leaks, key=lambda leak: leak.path)
+    assert [(leak.split, Path(leak.path).name, leak.of, Path(leak.twin).name) for leak in leaks] == [
+        ("test", "13.png", "validation", "asked.png"),
+        ("test", "both.png", "train", "01.png"),
+        ("validation", "seen.png", "train", "01.png"),
+    ]
+
+
 def test_a_second_time_nothing_is_decoded(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Image.open(named / "train/bee/04.png") as picture:
         picture.save(named / "test/bee/like.jpg", quality=60)

@@ -90,21 +90,23 @@ def test_it_says_where_the_time_was_too_short_for_all_images(trained: Path, tmp_
 
 def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Path) -> None:
     result = measured(trained, tmp_path)
-    leak = Leak(split="test", path="a.png", twin="b.png", kind="duplicate")
+    leak = Leak(split="test", path="a.png", of="train", twin="b.png", kind="duplicate")
+    chosen = Leak(split="test", path="d.png", of="validation", twin="e.png", kind="duplicate")
     fault = Fault(path="c.png", reason="empty")
     convergence = head_of(result).convergence
     assert convergence is not None
     stopped = convergence.model_copy(update={"converged": False})
     worse = result.model_copy(
         update={
-            "data": result.data.model_copy(update={"leaks": (leak,), "left_out": (fault, fault)}),
+            "data": result.data.model_copy(update={"leaks": (leak, chosen), "left_out": (fault, fault)}),
             "head": head_of(result).model_copy(update={"convergence": stopped}),
         }
     )
     (trained / METRICS).write_text(worse.model_dump_json())
     text = describe(trained)
-    assert "photos: 26 train, 8 test; 2 left out, 1 leaks" in text
+    assert "photos: 26 train, 8 test; 2 left out, 2 leaks" in text
     assert "1 held-out image is in the training split too, or nearly, so these figures are too good." in text
+    assert "1 test image is in the validation split too, or nearly, so these figures are too good." in text
     assert "2 files were left out; metrics.json names them" in text
     assert "the solver did not converge: do not trust these figures" in text
 

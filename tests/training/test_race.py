@@ -485,6 +485,23 @@ def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
     assert len(set(shown.train)) == len(shown.train)
 
 
+def test_where_unequal_classes_are_treated_each_counts_alike(machine: Machine) -> None:
+    labels = np.repeat([0, 1, 2, 3], [90, 5, 3, 2])
+    asked = tuple(replace(each, label=int(label)) for each, label in zip(samples(100, 900), labels, strict=True))
+    shown = replace(ground(), train=tuple(replace(each, sha256=bytes(31) + each.sha256[-1:]) for each in asked))
+    shown = replace(shown, validation=asked)
+    # One names the common class always, the other tells the rare ones.
+    machine.right = {HEAD: labels == 0, words("c1"): (labels != 0) | rightly(60, 100)}
+    raced = plans("small-similar", "large-different")
+    found = run(machine, raced, shown)
+    assert [heat.accuracy for heat in found.heats] == pytest.approx([1 / 4, (60 / 90 + 3) / 4])
+    assert found.chosen == 1
+    assert "answered 91.7% of 100 validation images right, all classes counting alike" in found.reason
+    untreated = run(machine, [changed(plan, imbalance="none") for plan in raced], shown)
+    assert [heat.accuracy for heat in untreated.heats] == pytest.approx([0.9, 0.7])
+    assert untreated.chosen == 0
+
+
 def test_a_race_has_as_many_steps_as_it_says_at_most(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     fine_tune, answers, counted = machine.fine_tune, machine.answers, quiet(0)

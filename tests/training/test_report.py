@@ -286,14 +286,14 @@ def test_it_tells_head_data_and_origin(training: Training) -> None:
 
 def test_leaks_are_told_in_plain_words(training: Training) -> None:
     leaks = (
-        Leak(split="test", path="test/1.png", twin="train/4.png", kind="duplicate"),
-        Leak(split="test", path="test/2.png", twin="train/9.png", kind="near-duplicate"),
-        Leak(split="test", path="test/3.png", twin="train/9.png", kind="near-duplicate"),
+        Leak(split="test", path="test/1.png", of="train", twin="train/4.png", kind="duplicate"),
+        Leak(split="test", path="test/2.png", of="validation", twin="validation/9.png", kind="near-duplicate"),
+        Leak(split="test", path="test/3.png", of="train", twin="train/9.png", kind="near-duplicate"),
     )
     text = training.page(training.result().model_copy(update={"data": training.data(leaks)})).words
-    warning = "3 held-out images are among the training images too: 1 as exact copies, 2 nearly."
+    warning = "3 held-out images are among the images that were learnt from or chosen by too: 1 as exact copies, 2 nearly."
     assert f"The figures are better than they should be. {warning}" in text
-    assert "test test/2.png train/9.png near-duplicate" in text
+    assert "test test/2.png validation validation/9.png near-duplicate" in text
     assert "better than they should be" not in training.page().words
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training import rows
+from training import backbones, rows
 from training.errors import HeadError
 
 
@@ -10,6 +10,24 @@ def test_classes_of_the_same_name_are_found() -> None:
     known = ("tench", "golden retriever", "tabby", "Golden-Retriever")
     assert rows.reused_rows(("Tabby", "moth", "golden_retriever"), known) == {0: 2, 2: 1}
     assert rows.reused_rows(("moth",), known) == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["tench", "Great_White-Shark"], {0: 0, 1: 2}),
+        (["n01440764", "n01443537_goldfish", "n99999999_unicorn"], {0: 0, 1: 1}),
+        (["tench", "Tench", "goldfish"], {0: 0, 2: 1}),  # a class is given to one label
+        (["crane"], {}),  # which of the two?
+        (["0", "1"], {}),
+    ],
+)
+def test_they_are_classes_of_imagenet_by_their_names_and_ids(labels: list[str], expected: dict[int, int]) -> None:
+    assert rows.reused_rows(labels, backbones.imagenet_labels()) == expected
+
+
+def test_ids_mean_nothing_to_another_backbone() -> None:
+    assert rows.reused_rows(["n01440764"], ("ant", "bee")) == {}
 
 
 def test_rows_are_taken_over_and_the_others_prefer_no_class() -> None:

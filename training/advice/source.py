@@ -1,21 +1,17 @@
 """What the pretrained classifier makes of the images; does not know whether it shall be kept."""
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
 from sklearn.metrics import adjusted_mutual_info_score
-from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training import rows
 from training.advice.accuracy import accuracy
 from training.advice.evidence import Accuracy, Source
 from training.advice.probes import Known
-from training.backbones import imagenet_labels
-
-_SYNSET = re.compile(r"n\d{8}")
 
 
 def source(
@@ -36,7 +32,7 @@ def source(
     with torch.inference_mode():
         logits = classifier(embedding)  # [N, K]
     probabilities = logits.softmax(dim=1)
-    columns = matching(labels, names)
+    columns = rows.reused_rows(labels, names)
     return Source(
         classes=len(names),
         confidence=float(probabilities.max(dim=1).values.mean()),
@@ -46,34 +42,6 @@ def source(
         matched=len(columns),
         as_is=_as_is(logits, columns, known) if len(columns) == len(labels) else None,
     )
-
-
-def matching(labels: Sequence[str], names: Sequence[str]) -> dict[int, int]:
-    """Find the pretrained classes that labels name.
-
-    Args:
-        labels: A class's name in any case, with spaces, hyphens or underscores; or, of ImageNet, its synset id
-            ("n01440764", with or without a name behind it).
-        names: The names of the pretrained classes.
-
-    Returns:
-        The column of the pretrained class by the label's; of labels that name the same class only the first.
-    """
-    columns = {_plain(name): column for column, name in reversed(list(enumerate(names)))}
-    if tuple(names) == imagenet_labels():
-        info = ImageNetInfo()
-        columns |= {info.index_to_label_name(index): index for index in range(len(names))}
-    found: dict[int, int] = {}
-    for label, name in enumerate(labels):
-        synset = _SYNSET.match(name)
-        column = columns.get(synset[0] if synset else _plain(name))
-        if column is not None and column not in found.values():
-            found[label] = column
-    return found
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _as_is(logits: Tensor, columns: dict[int, int], known: Known) -> Accuracy:

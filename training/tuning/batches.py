@@ -121,6 +121,19 @@ class Drawn:
     weights: Tensor
 
 
+def check_views(views: int | None, how: Augmentation) -> None:
+    """Refuse images that cannot have so many looks; None is another one each time."""
+    if views is None:
+        return
+    if views < 1:
+        raise TuningError(f"Expected at least one view of an image. Received: {views}.")
+    if how.mixing:
+        raise TuningError(
+            f"Expected images that can have {views} views (--cached-views). Received: an augmentation that mixes them "
+            "(--augmentation strong). Do without one of the two"
+        )
+
+
 @dataclass(frozen=True)
 class Augmented:
     """Batches of images that are augmented as they are shown, made in threads a few ahead.
@@ -146,12 +159,7 @@ class Augmented:
     views: int | None = None
 
     def __post_init__(self) -> None:
-        if self.views is None:
-            return
-        if self.views < 1:
-            raise TuningError(f"Expected at least one view of an image. Received: {self.views}.")
-        if self.augmentation.mixing:
-            raise TuningError(f"Expected images that can have {self.views} views. Received: images that are mixed.")
+        check_views(self.views, self.augmentation)
 
     @property
     def images(self) -> int:
@@ -257,11 +265,13 @@ class Plain:
     Attributes:
         pixels: The images, as `pixels.served` keeps them.
         labels: int64 `[N]`: the class of each.
+        weights: float64 `[N]`: how much each counts.
         batch: Images a batch.
     """
 
     pixels: Pixels
     labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
     batch: int
 
     def batches(self) -> Generator[Labelled]:
@@ -270,7 +280,8 @@ class Plain:
             yield from made
 
     def _labelled(self, places: NDArray[np.int64]) -> Labelled:
-        return Labelled(torch.from_numpy(self.pixels.read(places)), torch.from_numpy(self.labels[places]))
+        pixels, labels, weights = self.pixels.read(places), self.labels[places], self.weights[places]
+        return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(weights))
 
 
 def _parts(images: int, batch: int) -> Iterator[NDArray[np.int64]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.errors import TuningError
 
@@ -41,6 +42,22 @@ class Treatment:
     reason: str
     weights: tuple[float, ...]
     offsets: tuple[float, ...]
+
+
+def importance(treatment: Treatment, labels: Sequence[int]) -> NDArray[np.float64]:
+    """Say what each of some images counts where models are compared on them.
+
+    Args:
+        treatment: Where it does anything, what it aims at is that all classes are told equally well.
+        labels: The class of each image.
+
+    Returns:
+        float64 `[N]`, 1 on average: the same for all images, or for all classes.
+    """
+    if treatment.kind == "none" or not len(labels):
+        return np.ones(len(labels))
+    _, places, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
+    return len(labels) / len(counts) / counts[places].astype(float)
 
 
 def choose(counts: Sequence[float]) -> Treatment:
@@ -90,6 +107,8 @@ def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Tre
         weights /= (weights * part).sum()
     if kind == "logit adjustment":
         offsets = np.log(part)
+    if kind != "none":
+        reason += "; models are compared with all classes alike"
     return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()))
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.tuning.imbalance import Kind
+
 Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 RateRule: TypeAlias = Literal["recipe/10", "recipe", "range test"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
@@ -34,6 +36,7 @@ class Plan(BaseModel):
         cached_views: How many looks an image has, of which what the frozen parts make is kept for all epochs; None for
             another look in each epoch, of which nothing is kept.
         batch_norm: What the batch norms of trained parts go by: the statistics they came with, or each batch's.
+        imbalance: How classes with unequally many images are treated; "auto" goes by how unequal they are.
         patience: After how many epochs without a better validation to stop; None for never.
         seed: Every random number follows from it, the epoch and the step.
         precision: "auto" takes what is faster here, measured at the start, and as right; so with the two below.
@@ -59,6 +62,7 @@ class Plan(BaseModel):
     average_over: Annotated[float, Field(gt=0, le=1)] = 0.1
     cached_views: Annotated[int, Field(ge=1)] | None = None
     batch_norm: Literal["eval", "train"] = "eval"
+    imbalance: Kind | Auto = "auto"
     patience: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Precision | Auto = "auto"

@@ -21,10 +21,12 @@ class Labelled:
     Attributes:
         pixels: uint8 `[B, H, W, 3]`.
         labels: int64 `[B]`.
+        weights: float64 `[B]`: how much each counts.
     """
 
     pixels: Tensor
     labels: Tensor
+    weights: Tensor
 
 
 class Validation(Protocol):
@@ -36,7 +38,10 @@ class Validation(Protocol):
 
 
 class Score(BaseModel):
-    """What a model made of validation images: the part that it got right, and the mean of -log of what it gave them."""
+    """What a model made of validation images: the part that it got right, and the mean of -log of what it gave them.
+
+    Of images that count differently both are weighted.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -64,15 +69,15 @@ def score(answer: Callable[[Tensor], Tensor], validation: Validation, fabric: An
     Raises:
         TuningError: There are no images, or the model answers something else than numbers.
     """
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
     for batch in islice(validation.batches(), fabric.global_rank, None, fabric.world_size):
         logits = answer(fabric.to_device(batch.pixels)).double().cpu()
-        right = (logits.argmax(1) == batch.labels).sum()
-        log_loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
-        sums += torch.stack([torch.tensor(len(logits)), right, log_loss])
-    images, hits, lost = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        right = batch.weights[logits.argmax(1) == batch.labels].sum()
+        log_loss = functional.cross_entropy(logits, batch.labels, reduction="none") @ batch.weights
+        sums += torch.stack([torch.tensor(len(logits)), batch.weights.sum(), right, log_loss])
+    images, counted, hits, lost = fabric.all_reduce(sums, reduce_op="sum").tolist()
     if not images:
         raise TuningError("Expected validation images. Received: none.")
     if not math.isfinite(lost):
         raise TuningError("Expected numbers as answers to the validation images. Received: others. The model is broken")
-    return Score(images=int(images), accuracy=hits / images, log_loss=lost / images)
+    return Score(images=int(images), accuracy=hits / counted, log_loss=lost / counted)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tests.training.advice.drawn import noise
 from training import backbones
 from training.advice.probes import Known
-from training.advice.source import matching, source
+from training.advice.source import source
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -51,21 +51,3 @@ def test_answers_that_have_nothing_to_do_with_the_labels_tell_nothing_of_them() 
 def test_all_labels_must_be_its_classes_for_it_to_serve_as_it_is() -> None:
     found = source(noise(20, 4, 0), classifier(), NAMES, ["ant", "spoon"], known(torch.arange(20) % 2))
     assert (found.matched, found.as_is) == (1, None)
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        (["tench", "Great_White-Shark"], {0: 0, 1: 2}),
-        (["n01440764", "n01443537_goldfish", "n99999999_unicorn"], {0: 0, 1: 1}),
-        (["tench", "Tench", "goldfish"], {0: 0, 2: 1}),  # a class is given to one label
-        (["crane"], {}),  # which of the two?
-        (["0", "1"], {}),
-    ],
-)
-def test_labels_are_classes_of_imagenet_by_their_names_and_ids(labels: list[str], expected: dict[int, int]) -> None:
-    assert matching(labels, backbones.imagenet_labels()) == expected
-
-
-def test_ids_mean_nothing_to_another_backbone() -> None:
-    assert matching(["n01440764"], NAMES) == {}

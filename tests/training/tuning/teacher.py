@@ -120,7 +120,8 @@ class Held:
 
     def batches(self) -> Iterator[Labelled]:
         for step in range(0, self.images, 16):
-            yield Labelled(*drawn(min(16, self.images - step), self.seed, step))
+            count = min(16, self.images - step)
+            yield Labelled(*drawn(count, self.seed, step), torch.ones(count, dtype=torch.float64))
 
 
 def drawn(count: int, *seed: int, side_px: int = SIDE_PX) -> tuple[Tensor, Tensor]:

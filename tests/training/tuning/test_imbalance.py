@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from training.errors import TuningError
-from training.tuning.imbalance import Kind, choose, treat
+from training.tuning.imbalance import Kind, choose, importance, treat
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,15 @@ def test_nothing_else_changes_where_nothing_or_the_order_is_changed(kind: Kind) 
     chosen = treat(kind, (10, 20))
     assert chosen.weights == (1.0, 1.0)
     assert chosen.offsets == (0.0, 0.0)
-    assert chosen.reason == "asked for"
+    assert chosen.reason == {"none": "asked for"}.get(kind, "asked for; models are compared with all classes alike")
+
+
+def test_where_classes_are_treated_they_count_alike_and_elsewhere_images_do() -> None:
+    labels = [0, 0, 0, 2, 2, 0]
+    np.testing.assert_array_equal(importance(treat("none", (4, 1, 2)), labels), np.ones(6))
+    treated = importance(treat("logit adjustment", (4, 1, 2)), labels)
+    np.testing.assert_allclose(treated, [0.75, 0.75, 0.75, 1.5, 1.5, 0.75])
+    assert importance(treat("class weights", (4, 1)), []).shape == (0,)
 
 
 def test_class_weights_go_by_the_square_root_and_leave_the_learning_rate_as_it_is() -> None:

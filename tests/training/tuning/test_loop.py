@@ -159,7 +159,8 @@ def test_a_start_that_is_not_beaten_is_kept(tmp_path: Path) -> None:
 
         def batches(self) -> Iterator[Labelled]:
             pixels, _ = drawn(20, 3)
-            yield Labelled(pixels, given.model.eval()(pixels).argmax(1) if not any(seen) else torch.zeros(20).long())
+            labels = given.model.eval()(pixels).argmax(1) if not any(seen) else torch.zeros(20).long()
+            yield Labelled(pixels, labels, torch.ones(20, dtype=torch.float64))
 
     seen: list[int] = []
     with torch.no_grad():
@@ -182,7 +183,8 @@ class Forgetting:
     def batches(self) -> Iterator[Labelled]:
         self.asked.append(1)
         pixels, labels = drawn(30, 99)
-        yield Labelled(pixels, labels if len(self.asked) <= 2 else (labels + 1) % 3)
+        shown = labels if len(self.asked) <= 2 else (labels + 1) % 3
+        yield Labelled(pixels, shown, torch.ones(30, dtype=torch.float64))
 
 
 def test_it_stops_where_nothing_grows_better_and_keeps_the_best_epoch(tmp_path: Path) -> None:

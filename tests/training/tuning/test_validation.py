@@ -21,11 +21,13 @@ class Five:
     """Five images whose first pixel says which they are, in batches of two."""
 
     images: int = 5
+    weights: Tensor = torch.ones(5, dtype=torch.float64)
 
     def batches(self) -> Iterator[Labelled]:
         for start in range(0, self.images, 2):
             places = torch.arange(start, min(start + 2, self.images))
-            yield Labelled(places.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 3), LABELS[places])
+            pixels = places.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+            yield Labelled(pixels, LABELS[places], self.weights[places])
 
 
 def answer(pixels: Tensor) -> Tensor:
@@ -40,6 +42,15 @@ def test_against_torch() -> None:
     logits = answer(torch.arange(5).to(torch.uint8).reshape(-1, 1, 1, 1))
     assert (found.images, found.accuracy) == (5, 0.6)
     assert found.log_loss == pytest.approx(functional.cross_entropy(logits, LABELS).item())
+
+
+def test_images_that_count_more() -> None:
+    weights = torch.tensor([1, 1, 1, 3, 4], dtype=torch.float64)
+    found = score(answer, Five(weights=weights), FABRIC)
+    logits = answer(torch.arange(5).to(torch.uint8).reshape(-1, 1, 1, 1)).double()
+    expected = functional.cross_entropy(logits, LABELS, reduction="none") @ weights / weights.sum()
+    assert (found.images, found.accuracy) == (5, 0.3)
+    assert found.log_loss == pytest.approx(expected.item())
 
 
 def test_nothing_to_score_by() -> None:
