@@ -161,8 +161,9 @@ def _write(out: Path, rows: Sequence[Checked], taps: Mapping[str, NDArray[np.flo
         _WRITERS[out.suffix](draft, _columns(rows), taps)
         manifest_draft.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _refuse_existing(out)
-        draft.rename(out)
+        # The manifest first: alone it is a few lines, and says which file it lacks.
         manifest_draft.rename(_manifest_of(out))
+        draft.rename(out)
 
 
 def _columns(rows: Sequence[Checked]) -> dict[str, list[str]]:

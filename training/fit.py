@@ -36,11 +36,12 @@ from training.pretraining import record
 from training.question import AUTO, Question
 from training.race import Raced
 from training.report import HeldOut, Material
-from training.result import CURVES, IMAGES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
+from training.result import CURVES, FROZEN_HEAD, IMAGES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
 from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import augmentation, batches, cut, devices
+from training.tuning import augmentation, batches, cut, devices, rates
+from training.tuning.plan import Plan
 from training.tuning.record import Known
 from training.views import views
 
@@ -206,7 +207,7 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
         published.head(card, data.data.labels)
     if order.head != "linear" and not any(_reads_frozen(plan) for plan in plans):
         steps.say("Not used, because only a head on a frozen backbone is chosen: head.")
-    tunings = [(plan.augmentation, plan.tuning) for plan in plans if plan.tuning]
+    tunings = [(plan, plan.tuning) for plan in plans if plan.tuning]
     asked = [*order.changes, *(["augmentation"] if order.augmentation else [])]
     if asked and not tunings:
         names = ", ".join(each.replace("_", "-") for each in asked)
@@ -217,12 +218,22 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
         steps.say("Not used, because there is no validation split: patience.")
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
     known, images = parts(module, card.backbone), len(data.splits["train"])
-    for how, tuning in tunings:
+    for plan, tuning in tunings:
         trained_from(known, tuning.unfreeze_from)
         if tuning.cached_views:
             cut.check(module)
-        changed = augmentation.preset(how, turns=order.turns, images=images, epochs=tuning.epochs)
-        batches.check_views(tuning.cached_views, changed)
+        how = augmentation.preset(plan.augmentation, turns=order.turns, images=images, epochs=tuning.epochs)
+        batches.check_views(tuning.cached_views, how)
+    for said in dict.fromkeys(each for plan, tuning in tunings for each in _warnings(plan, tuning, card, images)):
+        steps.say(said)
+
+
+def _warnings(plan: Candidate, tuning: Plan, card: Card, images: int) -> tuple[str, ...]:
+    """What a person should know of a rate that they chose before anything is trained with it."""
+    if isinstance(tuning.rate, str):
+        return ()
+    batch_size, from_random = min(tuning.batch_size, images), plan.start == "random"
+    return rates.warnings(tuning.rate, card.backbone.recipe, batch_size, from_random=from_random)
 
 
 def _reads_frozen(plan: Candidate) -> bool:
@@ -243,7 +254,7 @@ def deterministic() -> dict[str, object]:
 
 
 def _source(order: Order, opened: Opened, steps: Steps) -> Source:
-    with steps.step("load the backbone"):
+    with steps.step("load the backbone"), devices.launched().rank_zero_first():
         extractor = features.extractor(opened.card, opened.geometry, order.question.cache)
     shown, data, asked = views(order.views), opened.data, order.question
     return Source(data.splits["train"], extractor, shown, data.data.labels, asked.cache, asked.plan.seed)
@@ -279,7 +290,9 @@ def _changed(plan: Candidate, order: Order, first: str) -> Candidate:
 
 def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
     held_out = [sample for split, samples in data.splits.items() if split != "train" for sample in samples]
-    with steps.step("extract features", len(source.shown) * len(source.train) + len(held_out)) as advance:
+    # What the first process writes the others find.
+    first = devices.launched().rank_zero_first()
+    with steps.step("extract features", len(source.shown) * len(source.train) + len(held_out)) as advance, first:
         return source.extract(held_out, advance)
 
 
@@ -397,7 +410,7 @@ def _write(start: _Start, decision: Decision | None, made: _Made, steps: Steps) 
     data, order = start.data.data, start.order
     scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
     with steps.step("compare with simple ways"):
-        compared = _baselines(start)
+        compared = _baselines(start, made)
     with steps.step("trace the model"):
         model, trained, frozen = _assemble(start, made)
     result = Result(
@@ -491,10 +504,10 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
     plan = made.plan
     return Way(
         regime=plan.regime,
-        trains=plan.words(),
+        trains=_trains(made),
         images=made.images,
         epochs=plan.tuning.epochs if plan.tuning else None,
-        advised=decision.advised if decision else None,
+        advised=decision.regime if decision else None,
         reasons=decision.reasons if decision else (),
         overridden=_overridden(start, plan, fine_tunes=made.race is not None or plan.tuning is not None),
         race=made.race,
@@ -503,6 +516,13 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         selection=start.opened.selection,
         seen=_seen(start),
     )
+
+
+def _trains(made: _Made) -> str:
+    words = made.plan.words()
+    if made.fine_tuned is None or made.fine_tuned.tuned.trained:
+        return words
+    return f"the head alone, because no epoch of {words} was better on the validation images"
 
 
 def _seen(start: _Start) -> int:
@@ -552,8 +572,21 @@ def _features(start: _Start) -> Features | None:
     )
 
 
-def _baselines(start: _Start) -> tuple[Baseline, ...]:
+def _baselines(start: _Start, made: _Made) -> tuple[Baseline, ...]:
     if start.source is None:
         return ()
+    began = _before(start.source, made.fitted, start.held_out) if made.fine_tuned and made.fitted else ()
     known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
-    return baselines.compare(*start.source.known(start.source.train), known)
+    return (*began, *baselines.compare(*start.source.known(start.source.train), known))
+
+
+def _before(source: Source, fitted: Fitted, held_out: Mapping[Split, tuple[Sample, ...]]) -> tuple[Baseline, ...]:
+    """What a fine-tuning began with: where that is better the training was no use."""
+    found = {split: source.answer(fitted, samples) for split, samples in held_out.items()}
+    accuracy = {
+        split: score.wilson(int((each.logits.argmax(1) == each.expected).sum()), len(each.expected))
+        for split, each in found.items()
+    }
+    return (
+        Baseline(name=FROZEN_HEAD, description="on the frozen backbone; fine-tuning began with it", accuracy=accuracy),
+    )

@@ -49,7 +49,7 @@ def opened(question: Question, steps: Steps) -> Opened:
         DataError: The images are not what they must be.
         HeadError: There is a choice, and a class has fewer than two images that may be divided.
     """
-    card = _named(question)
+    card = _named(question, steps)
     if card:
         # Before images are looked at, which may take long.
         backbones.sized(card, question.resize_px, question.crop_px)
@@ -63,7 +63,7 @@ def opened(question: Question, steps: Steps) -> Opened:
     return Opened(data, card, selected, backbones.sized(card, question.resize_px, question.crop_px))
 
 
-def _named(question: Question) -> Card | None:
+def _named(question: Question, steps: Steps) -> Card | None:
     """What a person asked for; None where that is anything."""
     name, weights = question.backbone, question.weights
     if question.regime == "scratch":
@@ -75,4 +75,8 @@ def _named(question: Question) -> Card | None:
         if made is None:
             raise BackboneError(f"Expected --backbone, the name of what {weights} holds weights of. Received: auto.")
         name = made.backbone
-    return backbones.ready(backbones.card(name), weights, question.download)
+    card = backbones.ready(backbones.card(name), weights, question.download)
+    if weights:
+        # Nobody has vouched for this file: what was left out of it or matched by guessing is to be seen.
+        steps.say(f"Weights of {weights}: {'; '.join(backbones.loaded(card)[1].lines())}.")
+    return card

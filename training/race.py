@@ -295,7 +295,9 @@ def _rounds(course: _Course, tunings: Mapping[int, Candidate], limit_s: float) -
                 # One that trains less and came apart says nothing of those that train more.
                 tested.setdefault(plan.start, tried.tested)
             runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
-        left = sorted(sorted(left, key=lambda each: -_accuracy(course, runners[each].right))[: math.ceil(len(left) / 2)])
+        left = sorted(
+            sorted(left, key=lambda each: -_accuracy(course, runners[each].right))[: math.ceil(len(left) / 2)]
+        )
     return tested
 
 

@@ -13,6 +13,8 @@ METRICS = "metrics.json"
 REPORT = "report.html"
 CURVES = "curves.jsonl"
 IMAGES = "images.csv"
+# The baseline that a fine-tuning began with.
+FROZEN_HEAD = "the head before it"
 
 
 class _Frozen(BaseModel):
@@ -211,7 +213,7 @@ class Way(_Frozen):
 
     Attributes:
         regime: One of the regimes.
-        trains: What it trains, in words.
+        trains: What was trained, in words.
         images: How many images it learnt from: fewer than there are where the time was too short for all.
         epochs: How often it was to be shown each, which the time may have made fewer; None where nothing was
             fine-tuned.
@@ -292,6 +294,9 @@ class Result(_Frozen):
         if self.way.race:
             lines.append(self.way.race.reason)
         lines += [self._line(split) for split in self.scores]
+        lines += self._lost()
+        if tuning:
+            lines += tuning.notes
         sides: tuple[Literal["train", "validation"], ...] = ("train", "validation")
         for of in sides:
             if leaks := sum(leak.of == of for leak in self.data.leaks):
@@ -304,6 +309,18 @@ class Result(_Frozen):
         if self.head and self.head.convergence and not self.head.convergence.converged:
             lines.append("the solver did not converge: do not trust these figures")
         return tuple(lines)
+
+    def _lost(self) -> list[str]:
+        """That a fine-tuning was no use, where it was none."""
+        split: Split = "test" if "test" in self.scores else "validation"
+        before = next((each.accuracy[split].value for each in self.baselines if each.name == FROZEN_HEAD), 0.0)
+        now = self.scores[split].accuracy.value
+        if before <= now:
+            return []
+        return [
+            f"the head on the frozen backbone, which this fine-tuning began with, is better on the {split} images: "
+            f"{before:.1%} instead of {now:.1%}. --regime small-similar makes no more than that head"
+        ]
 
     def _line(self, split: Split) -> str:
         scores = self.scores[split]
@@ -318,8 +335,8 @@ def _leaking(leaks: int, of: Literal["train", "validation"]) -> str:
     are = "image is" if leaks == 1 else "images are"
     where = f"held-out {are} in the training split" if of == "train" else f"test {are} in the validation split"
     return (
-        f"{leaks} {where} too, or nearly, so these figures are too good. {REPORT} shows them; images with the same group "
-        "are never divided"
+        f"{leaks} {where} too, or nearly, so these figures are too good. {REPORT} shows them; images with the same "
+        "group are never divided"
     )
 
 

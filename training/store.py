@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,13 +34,25 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """What was in a shard when it was read whole."""
+
+    dtype: np.dtype[Any]
+    keys: list[bytes]
+
+
+# By path, size and time, for all stores of this process: a race opens the same ones a hundred times.
+_known: dict[tuple[Path, int, int], _Shard] = {}
+
+
 class Store:
     """Rows of one dtype, by the SHA-256 of the file that they were made of; a folder of shards that only ever grows.
 
     What other processes add after a store was opened is not seen; a row that two of them add is there twice, and the
     same. A shard that is damaged is removed with a warning, because a cache shall never stop anybody: its rows are
-    missing then, and whoever asks makes them again. Every shard's checksum is compared once, when the store opens, at
-    about a gigabyte a second.
+    missing then, and whoever asks makes them again. Every shard's checksum is compared once in a process, when a store
+    opens, at about a gigabyte a second.
 
     Args:
         folder: Where the shards lie. It is made where there is none.
@@ -149,6 +162,11 @@ class Store:
 
     def _open(self, path: Path, crc: int) -> None:
         try:
+            status = path.stat()
+            place = (path.resolve(), status.st_size, status.st_mtime_ns)
+            if place in _known and self._dtype == _known[place].dtype:
+                self._remember(path, _known[place].keys)
+                return
             data = path.read_bytes()
             if (received := zlib.crc32(data)) != crc:
                 raise ValueError(f"its CRC-32 is {received:08x}")
@@ -163,7 +181,8 @@ class Store:
             _log.warning("Removing the damaged %s from the cache, whose rows will be made again: %s.", path, error)
             _remove(path)
             return
-        self._remember(path, shard["key"].tolist())
+        _known[place] = _Shard(self._dtype, shard["key"].tolist())
+        self._remember(path, _known[place].keys)
 
     def _remember(self, path: Path, keys: Sequence[bytes]) -> None:
         shard = len(self._shards)

@@ -34,8 +34,9 @@ CLAIMS = {
         f"{T}advice/test_decide.py::test_what_each_regime_trains_is_what_it_is_called_for",
     ),
     3: claim(
-        "few images, different ones: choose how many layers, augment",
-        f"{T}test_race.py::test_of_three_depths_the_best_is_found_and_the_whole_backbone_is_never_tried",
+        "few images, different ones: choose how many layers, augment; everything is tried beside it by auto alone",
+        f"{T}test_race.py::test_of_three_depths_the_best_is_found_and_the_regime_leaves_early_stages_alone",
+        f"{T}advice/test_decide.py::test_four_data_sets_are_each_where_they_belong",
         f"{T}test_race.py::test_what_trains_most_has_to_lose_by_more_than_luck",
         f"{T}advice/test_decide.py::test_what_each_regime_trains_is_what_it_is_called_for",
     ),
@@ -131,7 +132,7 @@ CLAIMS = {
     18: claim(
         "frozen parameters in an optimizer do no harm",
         f"{T}tuning/test_optimizer.py::test_frozen_parameters_in_an_optimizer_do_no_harm_without_a_gradient",
-        f"{T}tuning/test_optimizer.py::test_what_is_frozen_in_the_middle_goes_on_moving_unless_it_is_released",
+        f"{T}tuning/test_optimizer.py::test_what_is_frozen_in_the_middle_goes_on_moving_unless_its_gradient_goes",
     ),
     19: claim(
         "loaded weights learn, too, unless they are told not to",

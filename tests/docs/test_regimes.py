@@ -17,7 +17,8 @@ from training.tuning.plan import Plan
 PAGE = pages.text("regimes.md")
 LITE0 = backbones.card("efficientnet_lite0").backbone
 RESNET50 = backbones.card("resnet50").backbone
-CROPS: tuple[augmentation.Preset, ...] = ("light", "medium", "strong")
+PRESETS: tuple[augmentation.Preset, ...] = ("light", "medium", "strong")
+CROPS = {name: augmentation.preset(name, turns=False, images=1, epochs=1) for name in PRESETS}
 REGIMES: tuple[Regime, ...] = typing.get_args(Regime)
 
 
@@ -89,7 +90,7 @@ def test_figures_in_the_text_are_the_codes() -> None:
         f"at least {mixed}",
         f"Up to {imbalance.MOST_ALIKE:g} times",
         f"Up to {imbalance.MOST_WEIGHTED:g} times",
-        *(f"`{name}` crops at least {augmentation.preset(name, turns=False, images=1, epochs=1).area}" for name in CROPS),
+        *(f"`{name}` crops at least {each.area}" for name, each in CROPS.items()),
         "at least 600 steps, of at most 20 epochs",
     ):
         assert said in flat, said

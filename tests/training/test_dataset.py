@@ -219,9 +219,9 @@ def test_held_out_images_that_training_has_too_are_counted(named: Path) -> None:
 
 
 def test_test_images_that_are_chosen_by_are_counted_once(named: Path) -> None:
-    for split, name, source in (("validation", "seen.png", "train/ant/01.png"), ("test", "both.png", "train/ant/01.png")):
-        (named / split / "ant").mkdir(parents=True, exist_ok=True)
-        (named / split / "ant" / name).write_bytes((named / source).read_bytes())
+    (named / "validation/ant").mkdir(parents=True)
+    for copy in ("validation/ant/seen.png", "test/ant/both.png"):
+        (named / copy).write_bytes((named / "train/ant/01.png").read_bytes())
     (named / "validation/ant/asked.png").write_bytes((named / "test/ant/13.png").read_bytes())
     leaks = sorted(prepare(named).data.leaks, key=lambda leak: leak.path)
     assert [(leak.split, Path(leak.path).name, leak.of, Path(leak.twin).name) for leak in leaks] == [

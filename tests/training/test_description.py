@@ -7,6 +7,7 @@ import pytest
 
 from export import run
 from export.errors import RunError
+from export.score import wilson
 from tests.training.conftest import head_of
 from tests.training.test_refresh import HEADS, write_trained
 from tests.training.test_report import Training
@@ -14,7 +15,7 @@ from training import backbones
 from training.backbones import Card
 from training.description import describe
 from training.parts import parts
-from training.result import METRICS, Fault, Leak, Result
+from training.result import FROZEN_HEAD, METRICS, Baseline, Fault, Leak, Result
 
 
 @pytest.fixture
@@ -109,6 +110,18 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
     assert "1 test image is in the validation split too, or nearly, so these figures are too good." in text
     assert "2 files were left out; metrics.json names them" in text
     assert "the solver did not converge: do not trust these figures" in text
+
+
+def test_it_says_where_a_fine_tuning_was_no_use(trained: Path, tmp_path: Path) -> None:
+    result = measured(trained, tmp_path)
+    began = Baseline(name=FROZEN_HEAD, description="fine-tuning began with it", accuracy={"test": wilson(7, 8)})
+    for before, said in ((wilson(7, 8), True), (result.scores["test"].accuracy, False)):
+        baseline = began.model_copy(update={"accuracy": {"test": before}})
+        (trained / METRICS).write_text(result.model_copy(update={"baselines": (baseline,)}).model_dump_json())
+        words = (
+            "is better on the test images: 87.5% instead of 75.0%. --regime small-similar makes no more than that head"
+        )
+        assert (words in describe(trained)) == said
 
 
 def test_measurements_of_other_data_are_refused(trained: Path) -> None:

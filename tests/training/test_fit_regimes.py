@@ -23,10 +23,11 @@ from training.backbones import Card
 from training.dataset import Plan
 from training.errors import ExplodedError, HeadError, TuningError
 from training.fit import Order, Trained
+from training.fitting import Kind
 from training.parts import parts
 from training.question import Question
-from training.result import CURVES, METRICS, Result
-from training.tuning import loop, pace
+from training.result import CURVES, FROZEN_HEAD, METRICS, Result
+from training.tuning import augmentation, loop, pace
 from training.tuning.record import Pace
 
 # Nothing is measured that could come out otherwise.
@@ -49,12 +50,13 @@ class Shop:
         *,
         changes: Mapping[str, object] = CHANGES,
         augmentation: fit.Augmentation | None = None,
+        head: Kind = "linear",
         limit_s: float = math.inf,
     ) -> Trained:
         question = Question(
             data or self.folder / "data", Plan(), "small", self.folder / "cache", regime=regime, limit_s=limit_s
         )
-        return fit.fit(Order(question, "linear", 0, out, changes, augmentation), quiet(fit.STEPS))
+        return fit.fit(Order(question, head, 0, out, changes, augmentation), quiet(fit.STEPS))
 
     def parameters(self, *wanted: str) -> set[str]:
         """The parameters of some parts of the backbone, by their names in a run."""
@@ -111,6 +113,9 @@ def test_with_many_similar_images_the_late_half_is_trained(shop: Shop, tmp_path:
     assert len((out / CURVES).read_text().splitlines()) == way.tuning.steps + 1
     assert not (out / DECISION).exists()
     assert written.scores["test"].accuracy.value == 1.0
+    before = written.baselines[0]
+    assert (before.name, before.accuracy["test"].value) == (FROZEN_HEAD, 1.0)
+    assert not any("is better on the test images" in each for each in written.summary())
 
 
 def test_a_random_start_has_no_tensor_of_the_pretrained_model(shop: Shop, tmp_path: Path) -> None:
@@ -136,7 +141,7 @@ def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_
     shop.make("auto", out, tmp_path / "data")
     decision = Decision.model_validate_json((out / DECISION).read_text())
     described, way = run.read(out), result(out).way
-    assert (way.advised, way.reasons) == (decision.advised, decision.reasons)
+    assert (way.advised, way.reasons) == (decision.regime, decision.reasons)
     assert "regime" not in " ".join(way.overridden)
     assert described.regime.name == way.regime
     moved = shop.moved(out)
@@ -153,8 +158,8 @@ def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_
 def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def won(runners: Mapping[int, Any], _: object) -> tuple[int, str]:
-        return max(runners), "it won"
+    def won(course: Any, _: object) -> tuple[int, str]:
+        return max(course.runners), "it won"
 
     monkeypatch.setattr(race, "_winner", won)
     monkeypatch.setattr(race, "SPENT", 0.0)
@@ -279,6 +284,37 @@ def test_what_nothing_comes_of_is_told(shop: Shop, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Steps, "say", lambda _, text: told.append(text))
     shop.make("small-similar", tmp_path / "head", changes={"unfreeze_from": "c4", "epochs": 3})
     assert told == ["Not used, because nothing is to be fine-tuned: unfreeze-from, epochs."]
+
+
+def test_a_head_that_nothing_is_frozen_for_is_told_and_is_no_choice(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Steps, "say", lambda _, text: told.append(text))
+    shop.make("large-similar", tmp_path / "out", head="cosine")
+    assert told == ["Not used, because only a head on a frozen backbone is chosen: head."]
+    assert "head cosine" not in result(tmp_path / "out").way.overridden
+
+
+def test_a_rate_over_the_original_is_told_of_before_and_after(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Steps, "say", lambda _, text: told.append(text))
+    made = shop.make("large-similar", tmp_path / "out", changes={**CHANGES, "rate": 0.05})
+    (warning,) = told
+    assert warning.startswith("The learning rate 0.05 is over 0.00")
+    assert warning in made.result.summary()
+
+
+def test_looks_that_cannot_be_kept_are_refused_before_the_features_of_all_images_are_computed(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_extract", None)  # whoever goes on to them fails
+    monkeypatch.setattr(augmentation, "MIXING_IMAGES", 10)
+    changes = {**CHANGES, "epochs": 9, "cached_views": 2}
+    with pytest.raises(TuningError, match=r"^Expected images that can have 2 views \(--cached-views\)\. Received"):
+        shop.make("large-similar", tmp_path / "out", changes=changes, augmentation="strong")
 
 
 def test_the_strongest_augmentation_and_a_short_time_are_kept_to(shop: Shop, tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ def test_a_class_that_it_was_not_published_with_is_refused(small: Card) -> None:
         published.head(small, ("ant", "moth"))
 
 
+def test_classes_of_imagenet_may_be_named_by_their_synsets() -> None:
+    card = backbones.ready(backbones.card("efficientnet_lite0"))
+    found = published.head(card, ("n01443537_goldfish", "tench", "n01484850"))
+    whole = classifier(card)
+    assert torch.equal(found.module.get_parameter("linear.weight"), whole.weight[[1, 0, 2]])
+
+
 def test_of_many_such_classes_a_few_are_named(small: Card) -> None:
     unknown = tuple(f"moth {number}" for number in range(9))
     with pytest.raises(HeadError, match=r"Received: moth 0, moth 1, moth 2, moth 3, moth 4, which it does not know"):

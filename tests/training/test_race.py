@@ -246,8 +246,8 @@ def test_of_heads_the_cheapest_that_luck_cannot_tell_from_the_best_wins(
     assert ("and dearer" in found.reason) == (expected == 0)
 
 
-def test_of_three_depths_the_best_is_found_and_the_whole_backbone_is_never_tried(machine: Machine) -> None:
-    """Claim 3: with few different images it is tried how deep to go, and not everything is trained."""
+def test_of_three_depths_the_best_is_found_and_the_regime_leaves_early_stages_alone(machine: Machine) -> None:
+    """Claim 3: with few different images it is tried how deep to go; only `auto` tries everything as well."""
     machine.right = {STAGES: rightly(60, 100), words(LAST): rightly(90, 100), words(LATE): rightly(70, 100)}
     raced = plans("small-different")
     found = run(machine, raced, ground())

@@ -291,7 +291,9 @@ def test_leaks_are_told_in_plain_words(training: Training) -> None:
         Leak(split="test", path="test/3.png", of="train", twin="train/9.png", kind="near-duplicate"),
     )
     text = training.page(training.result().model_copy(update={"data": training.data(leaks)})).words
-    warning = "3 held-out images are among the images that were learnt from or chosen by too: 1 as exact copies, 2 nearly."
+    warning = (
+        "3 held-out images are among the images that were learnt from or chosen by too: 1 as exact copies, 2 nearly."
+    )
     assert f"The figures are better than they should be. {warning}" in text
     assert "test test/2.png validation validation/9.png near-duplicate" in text
     assert "better than they should be" not in training.page().words

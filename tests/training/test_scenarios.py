@@ -78,7 +78,7 @@ def test_left_alone_it_races_what_the_evidence_names_and_writes_down_why(folder:
     found = made("auto", folder, tmp_path / "auto", tmp_path / "data")
     decision = Decision.model_validate_json((tmp_path / "auto" / "decision.json").read_text())
     way = found.result.way
-    assert (way.advised, way.reasons) == (decision.advised, decision.reasons)
+    assert (way.advised, way.reasons) == (decision.regime, decision.reasons)
     assert way.overridden == ("backbone small", "epochs 1", "precision fp32", "channels-last False")
     assert way.race is not None
     assert [heat.trains for heat in way.race.heats] == [plan.words() for plan in decision.plans]

@@ -114,6 +114,21 @@ def test_a_damaged_shard_is_removed_and_its_rows_are_missing(
     assert caplog.text == ""
 
 
+def test_a_shard_is_read_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    read: list[Path] = []
+    whole = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    for _ in range(2):
+        np.testing.assert_array_equal(Store(tmp_path, ROW).rows(keys(3, 0)), rows(3, 0))
+    assert sorted(read) == shards(tmp_path)
+
+
 def test_a_shard_of_another_dtype_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     filled(tmp_path)
     other = np.dtype([("c1", "<f8", (3,))])

@@ -54,7 +54,7 @@ def advise(data: Dataset, extractor: Extractor, card: Card, cache: Path, steps: 
         steps: Tells of STEPS steps.
 
     Returns:
-        The decision; `decide` of its evidence gives the one that a person asks for instead.
+        The decision.
 
     Raises:
         BackboneError: The weights are missing or not what the card says.

@@ -46,27 +46,23 @@ class Decision(BaseModel):
     """The regime that the evidence names, as decision.json has it: nothing of it depends on the time or the place.
 
     Attributes:
-        regime: The regime, or the one that was asked for.
-        advised: The regime that the evidence names.
+        regime: The regime.
         plans: What is worth a race, cheapest first.
         leans: What is taken where a race does not tell.
         reasons: Why, in sentences.
         signs: What every sign says.
         alternatives: The regimes by what speaks for them, the best first.
-        overridden: The flags that took the place of an advice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[1] = 1
     regime: Regime
-    advised: Regime
     plans: tuple[Candidate, ...]
     leans: Leaning
     reasons: tuple[str, ...]
     signs: tuple[Sign, ...]
     alternatives: tuple[Alternative, ...]
-    overridden: tuple[str, ...]
     thresholds: Thresholds
     evidence: Evidence
 
@@ -75,29 +71,23 @@ class Decision(BaseModel):
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
-def decide(
-    evidence: Evidence, backbone: Backbone, limits: Thresholds = THRESHOLDS, asked: Regime | None = None
-) -> Decision:
+def decide(evidence: Evidence, backbone: Backbone, limits: Thresholds = THRESHOLDS) -> Decision:
     """Name a regime.
 
     Args:
         evidence: What was gathered.
         backbone: The backbone that it was gathered with.
         limits: Where a figure becomes a sign.
-        asked: The regime that a person wants, whatever speaks for it.
 
     Returns:
         The decision: the same for the same evidence.
     """
     found = signs(evidence, backbone, limits)
     scores = _scores(found)
-    advised, raced, reasons = _advice(evidence, found, scores, limits)
-    overridden = () if asked is None else (f"--regime {asked} took the place of {advised}",)
-    chosen = (asked,) if asked is not None else raced
+    regime, raced, reasons = _advice(evidence, found, scores, limits)
     return Decision(
-        regime=asked or advised,
-        advised=advised,
-        plans=_plans(chosen, evidence, backbone),
+        regime=regime,
+        plans=_plans(raced, evidence, backbone),
         leans=_leaning(evidence, limits),
         reasons=reasons,
         signs=found,
@@ -105,7 +95,6 @@ def decide(
             Alternative(regime=regime, score=score)
             for regime, score in sorted(scores.items(), key=lambda each: -each[1])
         ),
-        overridden=overridden,
         thresholds=limits,
         evidence=evidence,
     )

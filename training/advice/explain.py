@@ -73,12 +73,11 @@ def probe_table(evidence: Evidence, layers: Sequence[str] = ALL_LAYERS) -> str:
 def _lines(decision: Decision) -> Iterator[str]:
     evidence = decision.evidence
     yield f"Regime: {decision.regime}: {_MEANS[decision.regime]}."
-    yield from (f"  Asked for: {each}." for each in decision.overridden)
     yield ""
-    yield "Why:" if not decision.overridden else f"What spoke for {decision.advised}:"
+    yield "Why:"
     yield from (f"  - {reason}" for reason in decision.reasons)
     silent = [each.sentence for each in decision.signs if not each.speaks]
-    if silent and decision.advised != "as-is":
+    if silent and decision.regime != "as-is":
         yield "Looked at as well, and no sign of anything:"
         yield from (f"  - {sentence}" for sentence in silent)
     yield ""

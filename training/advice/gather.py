@@ -23,6 +23,7 @@ from training.backbones import Card
 from training.dataset import Dataset, Sample
 from training.features import Extractor
 from training.taps import FrozenBackbone
+from training.tuning import devices
 from training.views import PLAIN
 
 # Eager torch runs a third as many a second as the engine. What 256 images put at 9.5 deviations, 64 put at 7.8.
@@ -86,7 +87,8 @@ def gather(data: Dataset, extractor: Extractor, card: Card, cache: Path, steps: 
         HeadError: A class has fewer than two images that may be divided.
     """
     samples = subset.choose(data.splits["train"])
-    with steps.step("look at the images", len(samples)) as advance:
+    # What the first process writes the others find.
+    with steps.step("look at the images", len(samples)) as advance, devices.launched().rank_zero_first():
         features.extract(samples, (PLAIN,), extractor, cache, advance)
     given = _given(data, samples, extractor, card, cache)
     known = given.known()

@@ -36,15 +36,16 @@ class Lines:
     Args:
         folder: Where it lies, as metrics.jsonl.
         step: How many steps are done.
+        epochs: How many epochs are.
 
     Raises:
         CheckpointError: It cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, epochs: int) -> None:
         self._path = folder / METRICS
         try:
-            kept = [line for line in _lines(self._path) if _step(line) <= step]
+            kept = [line for line in _lines(self._path) if _is_done(line, step, epochs)]
             draft = self._path.with_suffix(".tmp")
             draft.write_text("".join(kept), encoding="utf-8")
             draft.replace(self._path)
@@ -124,10 +125,11 @@ class Journals:
     Args:
         folder: Where the files lie.
         step: How many steps are done.
+        epochs: How many epochs are.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._all: list[Journal] = [Lines(folder, step)]
+    def __init__(self, folder: Path, step: int, epochs: int) -> None:
+        self._all: list[Journal] = [Lines(folder, step, epochs)]
         if importlib.util.find_spec("tensorboard"):
             self._all.append(Board(folder / "tensorboard", step))
         if os.environ.get(_MLFLOW) and importlib.util.find_spec("mlflow"):
@@ -158,9 +160,11 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
 
 
-def _step(line: str) -> float:
-    """The step of a line; of the torn last line of a killed training, infinity."""
+def _is_done(line: str, step: int, epochs: int) -> bool:
+    """Whether a line is of what a checkpoint knows; the torn last line of a killed training is not."""
     try:
-        return float(json.loads(line)["step"])
+        figures = json.loads(line)
+        # The last step of an epoch may be known, and its end not yet.
+        return bool(figures["step"] <= step and figures.get("epoch", -1) < epochs)
     except (ValueError, KeyError):
-        return float("inf")
+        return False

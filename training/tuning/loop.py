@@ -132,7 +132,11 @@ def tune(
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with kept.held() if fabric.is_global_zero else nullcontext(), torch.random.fork_rng(devices=gpus):
         while True:
-            training = _begin(learner, lessons, plan, fabric, kept.newest(), known)
+            resumed = kept.newest()
+            training = _begin(learner, lessons, plan, fabric, resumed, known)
+            if fabric.is_global_zero and resumed is None and known.paces is None and training.at.settings.paces:
+                # Which way is the fastest may come out otherwise a second time, and other weights with it.
+                kept.write(training.at, _remembered(training))
             # Before the first process takes away the checkpoint that another one is still reading.
             fabric.barrier()
             try:
@@ -156,7 +160,7 @@ def _run(  # noqa: PLR0917
 ) -> None:
     """Take all steps from where a training is to its end."""
     at, fabric, model = training.at, training.fabric, training.model
-    journal: Journal = Journals(folder, at.step) if fabric.is_global_zero else Silent()
+    journal: Journal = Journals(folder, at.step, at.epoch) if fabric.is_global_zero else Silent()
     advance(at.step)
     begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
     try:

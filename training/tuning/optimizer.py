@@ -1,6 +1,6 @@
 """The optimizer of a fine-tuning, which holds what is trained and nothing else; does not know how far a step goes."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,21 +42,6 @@ def scale(optimizer: Optimizer, factor: float) -> None:
     """Set every group to a part of its highest rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["highest"] * factor
-
-
-def release(optimizer: Optimizer, parameters: Collection[nn.Parameter]) -> None:
-    """Freeze parameters in the middle of a training.
-
-    Without a gradient an optimizer passes over a parameter. Where a gradient of zeros stayed behind, as `zero_grad`
-    leaves it without `set_to_none`, momentum and weight decay would go on moving it: so gradient and state go.
-    """
-    gone = {id(parameter) for parameter in parameters}
-    for group in optimizer.param_groups:
-        group["params"] = [each for each in group["params"] if id(each) not in gone]
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)
-        parameter.grad = None
-        parameter.requires_grad_(False)
 
 
 def tensors(optimizer: Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -149,7 +149,8 @@ def _small(samples: Sequence[CheckedFile], geometry: CropGeometry, cache: Path) 
 
 def _sizes(samples: Sequence[CheckedFile], geometry: CropGeometry, cache: Path) -> set[tuple[int, int]]:
     """The sizes that images have; as soon as one is as large as is wanted, the others are not looked at."""
-    store = Store(cache / "pixels" / "sizes" / _REVISION, _SIZE)
+    # A decoder that scales gives less than the file has, but never less than is wanted: another size is another fact.
+    store = Store(cache / "pixels" / "sizes" / f"{_REVISION}-{geometry.resize_shorter_px}", _SIZE)
     files = {sample.sha256: sample for sample in samples}
     missing = set(store.missing(files))
     sizes = {_pair(size) for size in store.rows([key for key in files if key not in missing])}

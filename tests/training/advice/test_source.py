@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.advice.drawn import noise
-from training import backbones
 from training.advice.probes import Known
 from training.advice.source import source
 

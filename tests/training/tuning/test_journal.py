@@ -19,20 +19,27 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_resumed_training_takes_back_what_its_checkpoint_does_not_know(tmp_path: Path) -> None:
-    first = Lines(tmp_path, 0)
+    first = Lines(tmp_path, 0, 0)
     for step in (1, 2, 3):
         first.write(step, {"loss": step / 3})
+        if step == 2:
+            first.write(step, {"epoch": 0, "epoch_loss": 0.5})
     first.close()
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "lo')  # killed
-    second = Lines(tmp_path, 2)
+    kept: list[dict[str, float]] = [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}]
+    end: dict[str, float] = {"step": 2, "epoch": 0, "epoch_loss": 0.5}
+    Lines(tmp_path, 2, 1).close()
+    assert lines(tmp_path) == [*kept, end]
+    # Of a checkpoint that was written between the last step of an epoch and its end.
+    second = Lines(tmp_path, 2, 0)
     second.write(3, {"loss": 0.5})
     second.close()
-    assert lines(tmp_path) == [{"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 2 / 3}, {"step": 3, "loss": 0.5}]
+    assert lines(tmp_path) == [*kept, {"step": 3, "loss": 0.5}]
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    written = Lines(tmp_path, 0)
+    written = Lines(tmp_path, 0, 0)
     said = r"Expected .*metrics.jsonl to be written. Received: File too large"
     with largest_file(100), pytest.raises(CheckpointError, match=said):
         written.write(1, {f"figure {place}": 0.5 for place in range(1000)})
@@ -76,7 +83,7 @@ def test_mlflow_is_told_where_its_variable_names_a_place(tmp_path: Path, monkeyp
     monkeypatch.setattr(journal.importlib.util, "find_spec", lambda name: name == "mlflow")  # type: ignore[attr-defined]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///anything")
     (tmp_path / "colours").mkdir()
-    written = Journals(tmp_path / "colours", 0)
+    written = Journals(tmp_path / "colours", 0, 0)
     written.write(1, {"loss": 0.5})
     written.close()
     assert client.told == [("id of vertebra", "colours"), ("run", "loss", 0.5, 1), "run"]
@@ -85,5 +92,5 @@ def test_mlflow_is_told_where_its_variable_names_a_place(tmp_path: Path, monkeyp
 def test_without_its_variable_mlflow_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(journal, "Mlflow", None)
-    Journals(tmp_path, 0).close()
+    Journals(tmp_path, 0, 0).close()
     assert (tmp_path / "tensorboard").is_dir()

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from tests.training.tuning.teacher import (
     tunable,
 )
 from training.errors import CheckpointError, ExplodedError, FrozenError, TuningError
-from training.tuning import loop
+from training.tuning import loop, pace
 from training.tuning.batches import Batch
 from training.tuning.checkpoint import Checkpoints
 from training.tuning.journal import METRICS
 from training.tuning.loop import Learner
-from training.tuning.record import Known, RangeTest, Tuned
+from training.tuning.record import Known, Pace, RangeTest, Tuned
 from training.tuning.validation import Labelled
 
 
@@ -211,6 +211,26 @@ def test_what_was_best_before_an_interruption_is_kept(tmp_path: Path) -> None:
     found = loop.tune(learner(), taught, plan(rate=0.02, epochs=3), tmp_path / "run", nothing)
     assert found.record.best == expected.record.best == 0
     assert all(torch.equal(each, expected.state[name]) for name, each in found.state.items())
+
+
+def test_what_the_clock_decided_is_kept_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paces(fastest: bool) -> Callable[..., tuple[Pace, ...]]:
+        found = ((False, 10.0), (True, 20.0 if fastest else 5.0))
+        return lambda *_: tuple(
+            Pace(precision="fp32", channels_last=last, images_per_s=speed, cosine=1.0, refused=None)
+            for last, speed in found
+        )
+
+    def interrupted(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    asked = plan(rate=0.02, precision="fp32", channels_last="auto")
+    monkeypatch.setattr(pace, "measure", paces(fastest=True))
+    with pytest.raises(KeyboardInterrupt):
+        loop.tune(learner(), lessons(), asked, tmp_path, interrupted)
+    monkeypatch.setattr(pace, "measure", paces(fastest=False))
+    assert loop.tune(learner(), lessons(), asked, tmp_path, nothing).record.settings.channels_last
 
 
 @pytest.mark.parametrize(("due_s", "written"), [(10.0, 1), (0.0, 3)])

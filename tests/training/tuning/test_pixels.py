@@ -156,6 +156,16 @@ def test_sizes_are_looked_at_only_until_one_is_large_enough_and_only_once(
     assert len(decoded) == 23
 
 
+def test_what_was_decoded_small_for_small_crops_is_not_small_for_large_ones(tmp_path: Path, cache: Path) -> None:
+    large = written(tmp_path / "large.jpg", encoded(photograph((400, 300)), "JPEG"))
+    few, more = (replace(GEOMETRY, resize_shorter_px=side) for side in (50, 200))
+    pixels.framed([large], few, cache, ignore)
+    frames = pixels.framed([large], more, cache, ignore).read([0])
+    assert frames.shape == (1, 200, 200, 3)
+    square = replace(more, crop_height_px=200, crop_width_px=200)
+    np.testing.assert_array_equal(frames[0], read(large, square))
+
+
 def test_a_second_time_nothing_is_decoded_and_progress_is_whole(
     files: list[File], cache: Path, decoded: list[Path]
 ) -> None:

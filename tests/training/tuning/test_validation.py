@@ -13,6 +13,7 @@ from training.errors import TuningError
 from training.tuning.validation import Labelled, Score, score
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
+ALIKE = torch.ones(5, dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, 2, 1])
 
 
@@ -21,7 +22,7 @@ class Five:
     """Five images whose first pixel says which they are, in batches of two."""
 
     images: int = 5
-    weights: Tensor = torch.ones(5, dtype=torch.float64)
+    weights: Tensor = ALIKE
 
     def batches(self) -> Iterator[Labelled]:
         for start in range(0, self.images, 2):
