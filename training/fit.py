@@ -338,7 +338,8 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
     left_s = race.SPENT * start.left_s()
-    ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None)
+    asked = sum(map(len, start.held_out.values()))
+    ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
         return _instead(start, plans, raced, "the time that was left is too short for that on all images", steps)

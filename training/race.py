@@ -44,6 +44,8 @@ _MANY = 200
 _SPARED = 0.5
 # A winner that can be shown less of what it has won with is no winner any more.
 _ENOUGH = 0.5
+# To ask about an image takes as long as this part of a step that learns from it.
+_ASKING = 1 / 3
 # Of the images of a class a short training shows at least so many.
 _FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
@@ -377,6 +379,7 @@ def within(
     *,
     name: str = "the training",
     finds_rate: bool = False,
+    asked: int = 0,
 ) -> tuple[Ground, Candidate]:
     """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
 
@@ -388,6 +391,7 @@ def within(
         ledger: Keeps how far it was cut.
         name: What it is a cut for.
         finds_rate: Whether a range test takes of that time, too.
+        asked: How many images are asked about in that time, after the training.
 
     Returns:
         The images and the plan that fit.
@@ -396,29 +400,30 @@ def within(
         CacheError: The ledger cannot be written.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan, probed, limit_s, finds_rate, ledger))
+    affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
+    # As below: what is asked about shall not leave next to nothing to ask.
+    affordable = max(affordable - asked * _ASKING, affordable / 2)
+    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan.tuning, affordable, finds_rate))
     fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
     shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
     return replace(ground, train=fewer), shorter
 
 
-def _cut(  # noqa: PLR0917
-    ground: Ground, plan: Candidate, probed: Probed | None, limit_s: float, finds_rate: bool, ledger: Ledger
-) -> _Cut:
-    assert plan.tuning is not None  # as above
-    affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
+def _cut(ground: Ground, plan: Plan, affordable: float, finds_rate: bool) -> _Cut:
+    """What of a plan fits, where so many images can be shown."""
     if finds_rate:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
-        affordable = max(affordable - _testing(plan.tuning, len(ground.train)), affordable / 2)
-    epochs = max(1, int(min(plan.tuning.epochs, affordable / len(ground.train))))
+        affordable = max(affordable - _testing(plan, len(ground.train)), affordable / 2)
+    epochs = max(1, int(min(plan.epochs, affordable / len(ground.train))))
     fewest = min(len(ground.train), max(int(min(affordable, len(ground.train))), _FEWEST_A_CLASS * ground.classes))
     return _Cut(images=fewest, epochs=epochs)
 
 
 def _testing(plan: Plan, images: int) -> float:
     """How many images a range test, if there is one, costs as much time as, before a training begins."""
-    # Each step asks a second model, too, and a third of a step is asking.
-    return range_test.STEPS * range_test.shown(plan.batch_size, images) * 4 / 3 if plan.rate == "range test" else 0.0
+    # Each step asks a second model, too.
+    steps = range_test.STEPS * (1 + _ASKING)
+    return steps * range_test.shown(plan.batch_size, images) if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)

@@ -333,6 +333,14 @@ def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine
         assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
 
 
+@pytest.mark.parametrize(("asked", "epochs"), [(0, 10), (1800, 7), (60_000, 5)])
+def test_the_time_that_asking_takes_is_not_there_for_training(machine: Machine, asked: int, epochs: int) -> None:
+    machine.images_per_s = 100.0
+    _, cut = race.within(ground(), plans("large-similar")[0], None, 20.0, machine.ledger(), asked=asked)
+    assert cut.tuning is not None
+    assert cut.tuning.epochs == epochs
+
+
 def test_a_plan_that_comes_apart_has_lost_and_the_others_race_on(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
