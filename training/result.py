@@ -318,7 +318,7 @@ class Result(_Frozen):
         if before <= now:
             return []
         return [
-            f"the head on the frozen backbone, which this fine-tuning began with, is better on the {split} images: "
+            f"the head on the frozen backbone, which the training began with, has more of the {split} images right: "
             f"{before:.1%} instead of {now:.1%}. --regime small-similar makes no more than that head"
         ]
 
