@@ -110,7 +110,7 @@ class _Found:
 
 
 def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Path, advance: Advance) -> Dataset:
-    """Check every image, split them, fix the label map, and look for held-out images that training has too.
+    """Check every image, split them, fix the label map, and look for held-out images that an earlier split has too.
 
     Args:
         images: What `export.labelled.read` gave.
@@ -306,24 +306,20 @@ def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[
     """The twins that held-out images have in a split before theirs: what is chosen by validation is seen there, too."""
     order = list(chosen)
     sketches = {split: store.rows([each.sha256 for each in images]) for split, images in chosen.items()}
-    for number, split in enumerate(order):
-        leaking: set[int] = set()
-        for seen in order[:number]:
-            copies = {each.sha256: each for each in chosen[seen]}
-            places = twins.find(sketches[split], sketches[seen])
-            for index, (each, place) in enumerate(zip(chosen[split], places, strict=True)):
-                twin = copies.get(each.sha256) or (chosen[seen][place] if place >= 0 else None)
-                if twin is None or index in leaking:
-                    continue
-                leaking.add(index)
-                is_copy = twin.sha256 == each.sha256
-                yield Leak(
-                    split=split,
-                    path=str(each.path),
-                    of=seen,
-                    twin=str(twin.path),
-                    kind="duplicate" if is_copy else "near-duplicate",
-                )
+    for number, split in enumerate(order[1:], start=1):
+        # As one: what is unusually near is told by how near others are, of which a small split has too few.
+        earlier = [(seen, each) for seen in order[:number] for each in chosen[seen]]
+        copies = {each.sha256: (seen, each) for seen, each in reversed(earlier)}
+        places = twins.find(sketches[split], np.concatenate([sketches[seen] for seen in order[:number]]))
+        for each, place in zip(chosen[split], places, strict=True):
+            found = copies.get(each.sha256) or (earlier[place] if place >= 0 else None)
+            if found is None:
+                continue
+            seen, twin = found
+            kind: Literal["duplicate", "near-duplicate"] = (
+                "duplicate" if twin.sha256 == each.sha256 else "near-duplicate"
+            )
+            yield Leak(split=split, path=str(each.path), of=seen, twin=str(twin.path), kind=kind)
 
 
 def _counts(images: Sequence[Checked], labels: Sequence[str]) -> tuple[int, ...]:

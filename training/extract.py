@@ -99,9 +99,9 @@ def extract(order: Order, steps: Steps) -> Manifest:
         DataError: The data cannot be read, or holds a file that cannot be used.
         TargetError: A file exists already, or has a suffix that cannot be written.
     """
+    _check_target(order.out)
     card = backbones.ready(backbones.card(order.backbone), order.weights, order.download)
     geometry = backbones.sized(card, order.resize_px, order.crop_px)
-    _check_target(order.out)
     images = labelled.read(find.table(order.data, order.cache, order.download, steps))
     with steps.step("check the images", len(images)) as advance:
         rows, faults = dataset.check(images, order.cache, advance)

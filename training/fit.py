@@ -299,8 +299,11 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
 def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
     if len(plans) == 1:
         return None
-    frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
-    return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
+    ground = start.ground()
+    tunings = [plan.tuning for plan in plans if plan.tuning]
+    offsets = tuned.treatment(ground, tunings[0]).offsets if tunings else (0.0,) * ground.classes
+    frozen = race.Frozen(partial(_fitted, start), partial(_right, start, offsets))
+    return race.race(ground, plans, leans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -322,10 +325,11 @@ def _fit(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
     return source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
 
 
-def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
+def _right(start: _Start, offsets: Sequence[float], fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
     assert start.source is not None  # as above
     found = start.source.answer(fitted, samples)
-    return np.asarray(found.logits.argmax(1) == found.expected)
+    # A fine-tuning that adjusts logits begins with a head whose logits are: what is compared is what training adds.
+    return np.asarray((found.logits - np.array(offsets)).argmax(1) == found.expected)
 
 
 def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
@@ -475,12 +479,16 @@ def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram,
     if before != after:
         raise FrozenError(f"Expected what was frozen to keep the tensors {before}. Received: {after}.")
     counted = Frozen(
-        parameters=sum(each.numel() for name, each in kept.items() if name in parameters),
+        parameters=sum(each.numel() for name, each in kept.items() if name in parameters and _is_backbone(name)),
         buffers=sum(each.numel() for name, each in kept.items() if name not in parameters),
         sha256_before=before,
         sha256_after=after,
     )
     return model, trained, counted
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith(_BACKBONE)
 
 
 def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
@@ -510,7 +518,7 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         epochs=plan.tuning.epochs if plan.tuning else None,
         advised=decision.regime if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start, plan, fine_tunes=made.race is not None or plan.tuning is not None),
+        overridden=_overridden(start, made, fine_tunes=made.race is not None or plan.tuning is not None),
         race=made.race,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
@@ -523,7 +531,8 @@ def _trains(made: _Made) -> str:
     words = made.plan.words()
     if made.fine_tuned is None or made.fine_tuned.tuned.trained:
         return words
-    return f"the head alone, because no epoch of {words} was better on the validation images"
+    what = "the head alone" if made.fitted else "nothing, so that all of it is random"
+    return f"{what}, because no epoch of {words} was better on the validation images"
 
 
 def _seen(start: _Start) -> int:
@@ -535,14 +544,16 @@ def _seen(start: _Start) -> int:
     return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
-def _overridden(start: _Start, plan: Candidate, *, fine_tunes: bool) -> tuple[str, ...]:
+def _overridden(start: _Start, made: _Made, *, fine_tunes: bool) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
-    order, question = start.order, start.order.question
+    order, question, plan = start.order, start.order.question, made.plan
+    # In a race a head has to be beaten.
+    reads_frozen = _reads_frozen(plan) or (made.race is not None and any(not heat.epochs for heat in made.race.heats))
     asked: dict[str, object] = {} if question.regime == "auto" else {"regime": question.regime}
     asked |= {} if question.backbone == AUTO else {"backbone": question.backbone}
     asked |= {} if question.weights is None else {"weights": question.weights}
-    asked |= {"head": order.head} if order.head != "linear" and _reads_frozen(plan) else {}
-    asked |= {"views": order.views} if order.views and plan.start == "linear probe" else {}
+    asked |= {"head": order.head} if order.head != "linear" and reads_frozen else {}
+    asked |= {"views": order.views} if order.views and (reads_frozen or plan.start == "linear probe") else {}
     if fine_tunes:
         asked |= {} if order.augmentation is None else {"augmentation": order.augmentation}
         # A plan that freezes nothing has nothing to cache.
@@ -576,7 +587,10 @@ def _features(start: _Start) -> Features | None:
 def _baselines(start: _Start, made: _Made) -> tuple[Baseline, ...]:
     if start.source is None:
         return ()
-    began = _before(start.source, made.fitted, start.held_out) if made.fine_tuned and made.fitted else ()
+    began: tuple[Baseline, ...] = ()
+    # Where unequal classes are treated it aims at something else than the head did, which plain accuracy does not tell.
+    if made.fine_tuned and made.fitted and made.fine_tuned.treatment.kind == "none":
+        began = _before(start.source, made.fitted, start.held_out)
     known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
     return (*began, *baselines.compare(*start.source.known(start.source.train), known))
 

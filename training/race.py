@@ -32,7 +32,8 @@ from training.tuning import devices, imbalance, pace, range_test
 from training.tuning.plan import Plan
 from training.tuning.record import Known, Pace, RangeTest
 
-# What a training may take of the time that is left; the rest is for testing it and writing it down.
+# What training and testing may take of the time that is left; the rest is for writing it down, and for what was
+# reckoned too short: on a GPU what is asked about is asked on the CPU.
 SPENT = 0.85
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
@@ -402,7 +403,8 @@ def within(
     assert plan.tuning is not None  # a head on frozen features takes what it takes
     affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
     # As below: what is asked about shall not leave next to nothing to ask.
-    affordable = max(affordable - asked * _ASKING, affordable / 2)
+    # And every process is asked about all of them.
+    affordable = max(affordable - asked * _ASKING * devices.launched().world_size, affordable / 2)
     cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan.tuning, affordable, finds_rate))
     fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
     shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
@@ -414,7 +416,8 @@ def _cut(ground: Ground, plan: Plan, affordable: float, finds_rate: bool) -> _Cu
     if finds_rate:
         # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
         affordable = max(affordable - _testing(plan, len(ground.train)), affordable / 2)
-    epochs = max(1, int(min(plan.epochs, affordable / len(ground.train))))
+    an_epoch = len(ground.train) + _ASKING * len(ground.validation)
+    epochs = max(1, int(min(plan.epochs, affordable / an_epoch)))
     fewest = min(len(ground.train), max(int(min(affordable, len(ground.train))), _FEWEST_A_CLASS * ground.classes))
     return _Cut(images=fewest, epochs=epochs)
 

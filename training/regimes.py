@@ -29,8 +29,8 @@ def as_is(name: str, out: Path, steps: Steps, weights: Path | None = None, downl
         BackboneError: There is no such backbone, or its weights are not what its card says.
         TargetError: The folder exists.
     """
-    card = backbones.ready(backbones.card(name), weights, download)
     staging.refuse_existing(out)
+    card = backbones.ready(backbones.card(name), weights, download)
     with steps.step("load pretrained weights"):
         module = original(card)
     with steps.step("trace the model"):

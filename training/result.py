@@ -40,7 +40,7 @@ class Leak(_Frozen):
 
     split: Split
     path: str
-    of: Split
+    of: Split = "train"
     twin: str
     kind: Literal["duplicate", "near-duplicate"]
 

@@ -43,7 +43,7 @@ def evidence() -> Evidence:
 
 
 def score(right: float) -> Score:
-    return Score(images=50, accuracy=right, log_loss=1 - right)
+    return Score(images=50, accuracy=right, weighed=right, log_loss=1 - right)
 
 
 def record(validated: bool = True, best: int | None = 1) -> Record:

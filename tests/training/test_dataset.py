@@ -231,6 +231,18 @@ def test_test_images_that_are_chosen_by_are_counted_once(named: Path) -> None:
     ]
 
 
+def test_a_small_validation_split_makes_no_twins(tmp_path: Path) -> None:
+    """Kinds of pictures that are alike: with three others of a kind, the nearest is no nearer than usual."""
+    kinds = [np.random.default_rng(kind).integers(64, 192, (8, 8, 3)) for kind in range(4)]
+    for seed in range(160):
+        split = "train" if seed < 100 else "validation" if seed < 120 else "test"
+        path = tmp_path / "kinds" / split / str(seed % 4) / f"{seed:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cells = kinds[seed % 4] + np.random.default_rng([seed, 1]).normal(0, 20, (8, 8, 3))
+        Image.fromarray(cells.clip(0, 255).astype(np.uint8)).resize((48, 40), Image.Resampling.BICUBIC).save(path)
+    assert prepare(tmp_path / "kinds").data.leaks == ()
+
+
 def test_a_second_time_nothing_is_decoded(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Image.open(named / "train/bee/04.png") as picture:
         picture.save(named / "test/bee/like.jpg", quality=60)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -37,6 +38,11 @@ def arguments(folder: Path, name: str) -> list[str]:
     given = ["--data", f"{folder}/data", "--cache", f"{folder}/{name}-cache", "--out", f"{folder}/{name}"]
     # A race between a head and two depths, in which nothing is measured that could come out otherwise.
     return [*given, "--backbone", "small", "--regime", "small-different", "--deterministic", "--epochs", "2"]
+
+
+def rows(cache: Path) -> int:
+    """How many rows of features there are, however often."""
+    return sum(len(np.load(each)) for each in (cache / "features").rglob("*.npy"))
 
 
 @pytest.mark.timeout(300)  # two processes that import torch and trace, on cores that others may be using
@@ -71,6 +77,8 @@ def test_two_processes_make_the_run_that_one_makes(
     for name, each in weights[0].items():
         torch.testing.assert_close(each, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
     assert (tmp_path / "two" / CURVES).exists() == (two.way.tuning is not None)
+    # What the first process has computed the other has found.
+    assert rows(tmp_path / "two-cache") == rows(tmp_path / "one-cache")
     # Nothing that was under way is left, and nothing that was half written.
     for folder in ("decided", "trainings"):
         assert list((tmp_path / "two-cache" / folder).iterdir()) == []

@@ -316,7 +316,7 @@ def test_without_them_a_part_of_the_training_images_is_held_out_and_no_group_is_
 def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int, epochs: int) -> None:
     machine.images_per_s = 10.0
     (plan,) = plans("large-similar")
-    shown, cut = race.within(ground(), plan, None, limit_s, machine.ledger())
+    shown, cut = race.within(ground(validation=0), plan, None, limit_s, machine.ledger())
     assert cut.tuning is not None
     assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
     counts = np.bincount([sample.label for sample in shown.train])
@@ -326,17 +326,23 @@ def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int
 def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine) -> None:
     """At 10 images a second 40 steps of 64, each asked about once more, take 341 s."""
     machine.images_per_s = 10.0
-    plan, shown = changed(plans("large-similar")[0], rate="range test"), ground(train=4000)
+    plan, shown = changed(plans("large-similar")[0], rate="range test"), ground(4000, 0)
     for limit_s, images, epochs in ((342.0 + 801.0, 4000, 2), (100.0, 500, 1)):
         learnt, cut = race.within(shown, plan, None, limit_s, machine.ledger(), finds_rate=True)
         assert cut.tuning is not None
         assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
 
 
-@pytest.mark.parametrize(("asked", "epochs"), [(0, 10), (1800, 7), (60_000, 5)])
-def test_the_time_that_asking_takes_is_not_there_for_training(machine: Machine, asked: int, epochs: int) -> None:
+@pytest.mark.parametrize(
+    ("asked", "validation", "epochs"), [(0, 0, 10), (1800, 0, 7), (60_000, 0, 5), (0, 300, 6), (1800, 300, 4)]
+)
+def test_the_time_that_asking_takes_is_not_there_for_training(
+    machine: Machine, asked: int, validation: int, epochs: int
+) -> None:
+    """2,000 images can be shown, or three times as many be asked about: once, and after every epoch."""
     machine.images_per_s = 100.0
-    _, cut = race.within(ground(), plans("large-similar")[0], None, 20.0, machine.ledger(), asked=asked)
+    shown = ground(validation=validation)
+    _, cut = race.within(shown, plans("large-similar")[0], None, 20.0, machine.ledger(), asked=asked)
     assert cut.tuning is not None
     assert cut.tuning.epochs == epochs
 

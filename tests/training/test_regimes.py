@@ -26,8 +26,9 @@ def test_a_run_as_it_is_says_everything_that_its_card_does(small_run: Path, smal
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "pretrained", lambda _: pytest.fail("worked"))
+    monkeypatch.setattr(backbones, "ready", lambda *_: pytest.fail("looked for weights"))
     with pytest.raises(TargetError, match=f"Expected a folder that does not exist yet. Received: {tmp_path}, which"):
-        regimes.as_is("efficientnet_lite0", tmp_path, quiet(3))
+        regimes.as_is("efficientnet_lite0", tmp_path, quiet(3), download=True)
 
 
 @pytest.mark.usefixtures("registered")

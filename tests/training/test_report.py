@@ -277,7 +277,7 @@ def test_it_tells_head_data_and_origin(training: Training) -> None:
         "3 from the cache, 5 computed",
         "extract features 2.2",
         "together 3.8",
-        "No held-out image was found among the training images",
+        "No held-out image was found among the images that were learnt from or chosen by",
         "No file was left out.",
         "c" * 64,
     ):

@@ -56,7 +56,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     regime: Regime
     plans: tuple[Candidate, ...]
     leans: Leaning

@@ -131,10 +131,11 @@ def tune(
     kept = Checkpoints(folder, _facts(model, lessons, plan))
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
     with kept.held() if fabric.is_global_zero else nullcontext(), torch.random.fork_rng(devices=gpus):
+        measures = known.paces is None
         while True:
             resumed = kept.newest()
             training = _begin(learner, lessons, plan, fabric, resumed, known)
-            if fabric.is_global_zero and resumed is None and known.paces is None and training.at.settings.paces:
+            if fabric.is_global_zero and resumed is None and measures and training.at.settings.paces:
                 # Which way is the fastest may come out otherwise a second time, and other weights with it.
                 kept.write(training.at, _remembered(training))
             # Before the first process takes away the checkpoint that another one is still reading.
@@ -351,8 +352,8 @@ def _tuned(training: _Training, notes: tuple[str, ...]) -> Tuned:
     kept_start = at.start is not None and at.best_score is not None and not at.best_score.beats(at.start)
     if at.start and at.best_score and kept_start:
         notes += (
-            f"On the validation images no epoch was better than the start: {at.best_score.accuracy:.1%} right at best "
-            f"(log loss {at.best_score.log_loss:.3f}), {at.start.accuracy:.1%} before ({at.start.log_loss:.3f}). The "
+            f"On the validation images no epoch was better than the start: {at.best_score.weighed:.1%} right at best "
+            f"(log loss {at.best_score.log_loss:.3f}), {at.start.weighed:.1%} before ({at.start.log_loss:.3f}). The "
             "start was kept.",
         )
     seen = at.settings.range_test

@@ -1,6 +1,6 @@
 """Images decoded once and kept on disk as pixels; does not know how they are augmented or what learns from them.
 
-cache/pixels/sizes/<revision>/*.npy   a store: how large each image is, by the SHA-256 of its file
+cache/pixels/sizes/<revision>-<px>/*.npy   a store: how large each image is decoded for that resize, by its SHA-256
 cache/pixels/<facts>/facts.json       what the pixels beside it follow from, for a person to read
 cache/pixels/<facts>/*.npy            a store: uint8 [h, w, 3] for each image, by the same
 

@@ -38,20 +38,25 @@ class Validation(Protocol):
 
 
 class Score(BaseModel):
-    """What a model made of validation images: the part that it got right, and the mean of -log of what it gave them.
+    """What a model made of validation images.
 
-    Of images that count differently both are weighted.
+    Attributes:
+        images: How many there were.
+        accuracy: The part that it got right.
+        weighed: The same, each image counting as it is said to: what models are compared by.
+        log_loss: The mean of -log of what it gave the right class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     images: int
     accuracy: float
+    weighed: float
     log_loss: float
 
     def beats(self, other: "Score") -> bool:
         """Whether this one is better: more right, or as many and surer."""
-        return (self.accuracy, -self.log_loss) > (other.accuracy, -other.log_loss)
+        return (self.weighed, -self.log_loss) > (other.weighed, -other.log_loss)
 
 
 @torch.no_grad()
@@ -69,15 +74,16 @@ def score(answer: Callable[[Tensor], Tensor], validation: Validation, fabric: An
     Raises:
         TuningError: There are no images, or the model answers something else than numbers.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     for batch in islice(validation.batches(), fabric.global_rank, None, fabric.world_size):
         logits = answer(fabric.to_device(batch.pixels)).double().cpu()
-        right = batch.weights[logits.argmax(1) == batch.labels].sum()
-        log_loss = functional.cross_entropy(logits, batch.labels, reduction="none") @ batch.weights
-        sums += torch.stack([torch.tensor(len(logits)), batch.weights.sum(), right, log_loss])
-    images, counted, hits, lost = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        right = (logits.argmax(1) == batch.labels).double()
+        log_loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+        found = [torch.tensor(len(logits)), right.sum(), batch.weights.sum(), right @ batch.weights, log_loss]
+        sums += torch.stack(found)
+    images, hits, counted, weighed, lost = fabric.all_reduce(sums, reduce_op="sum").tolist()
     if not images:
         raise TuningError("Expected validation images. Received: none.")
     if not math.isfinite(lost):
         raise TuningError("Expected numbers as answers to the validation images. Received: others. The model is broken")
-    return Score(images=int(images), accuracy=hits / counted, log_loss=lost / counted)
+    return Score(images=int(images), accuracy=hits / images, weighed=weighed / counted, log_loss=lost / images)

@@ -213,7 +213,10 @@ def test_what_was_best_before_an_interruption_is_kept(tmp_path: Path) -> None:
     assert all(torch.equal(each, expected.state[name]) for name, each in found.state.items())
 
 
-def test_what_the_clock_decided_is_kept_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exploded", [False, True])
+def test_what_the_clock_decided_is_kept_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exploded: bool
+) -> None:
     def paces(fastest: bool) -> Callable[..., tuple[Pace, ...]]:
         found = ((False, 10.0), (True, 20.0 if fastest else 5.0))
         return lambda *_: tuple(
@@ -221,16 +224,21 @@ def test_what_the_clock_decided_is_kept_before_the_first_step(tmp_path: Path, mo
             for last, speed in found
         )
 
-    def interrupted(done: int) -> None:
-        if done:
-            raise KeyboardInterrupt
+    explosions = [ExplodedError("once")] if exploded else []
 
-    asked = plan(rate=0.02, precision="fp32", channels_last="auto")
+    def interrupted(done: int) -> None:
+        if done > 0:
+            raise explosions.pop() if explosions else KeyboardInterrupt
+
+    seen = Known(tested=RangeTest(rates=(), losses=(), harmless=None, diverged=None, chosen=0.02))
+    asked = plan(rate="range test", precision="fp32", channels_last="auto")
     monkeypatch.setattr(pace, "measure", paces(fastest=True))
     with pytest.raises(KeyboardInterrupt):
-        loop.tune(learner(), lessons(), asked, tmp_path, interrupted)
+        loop.tune(learner(), lessons(), asked, tmp_path, interrupted, known=seen)
     monkeypatch.setattr(pace, "measure", paces(fastest=False))
-    assert loop.tune(learner(), lessons(), asked, tmp_path, nothing).record.settings.channels_last
+    found = loop.tune(learner(), lessons(), asked, tmp_path, nothing, known=seen).record
+    assert found.settings.channels_last
+    assert found.settings.rate == pytest.approx(0.02 / 3 if exploded else 0.02)
 
 
 @pytest.mark.parametrize(("due_s", "written"), [(10.0, 1), (0.0, 3)])

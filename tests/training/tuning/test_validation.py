@@ -49,9 +49,8 @@ def test_images_that_count_more() -> None:
     weights = torch.tensor([1, 1, 1, 3, 4], dtype=torch.float64)
     found = score(answer, Five(weights=weights), FABRIC)
     logits = answer(torch.arange(5).to(torch.uint8).reshape(-1, 1, 1, 1)).double()
-    expected = functional.cross_entropy(logits, LABELS, reduction="none") @ weights / weights.sum()
-    assert (found.images, found.accuracy) == (5, 0.3)
-    assert found.log_loss == pytest.approx(expected.item())
+    assert (found.images, found.accuracy, found.weighed) == (5, 0.6, 0.3)
+    assert found.log_loss == pytest.approx(functional.cross_entropy(logits, LABELS).item())
 
 
 def test_nothing_to_score_by() -> None:
@@ -65,7 +64,8 @@ def test_answers_that_are_no_numbers() -> None:
 
 
 def test_more_right_is_better_and_then_surer() -> None:
-    base = Score(images=9, accuracy=0.5, log_loss=1.0)
-    assert Score(images=9, accuracy=0.6, log_loss=9.0).beats(base)
-    assert Score(images=9, accuracy=0.5, log_loss=0.9).beats(base)
+    base = Score(images=9, accuracy=0.5, weighed=0.5, log_loss=1.0)
+    assert Score(images=9, accuracy=0.4, weighed=0.6, log_loss=9.0).beats(base)
+    assert Score(images=9, accuracy=0.5, weighed=0.5, log_loss=0.9).beats(base)
+    assert not Score(images=9, accuracy=0.6, weighed=0.4, log_loss=0.1).beats(base)
     assert not base.beats(base)
