@@ -104,7 +104,7 @@ def test_another_size_gives_the_features_of_that_size(order: Order, registered: 
     with np.load(order.out) as arrays:
         close(arrays["embedding"], expected)
     with pytest.raises(BackboneError, match=r"Expected a crop of 32 to 1024 pixels, a multiple of 32.* Received: 100"):
-        run(replace(order, crop_px=100))
+        run(replace(order, crop_px=100, out=order.out.with_name("wrong.npz")))
 
 
 def test_the_manifest_says_what_the_numbers_follow_from(order: Order, registered: Card) -> None:

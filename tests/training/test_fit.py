@@ -684,13 +684,16 @@ def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def interrupted():
-    # The signal comes from outside, while threads decode and the engine runs.
-    extract = features._fill
-    def fill(*arguments):
-        parent = os.getpid()
-        if not os.fork():
+    # The signal comes from outside, while threads decode and the engine runs: from a process that was there before
+    # them, because what is forked from among threads may hang.
+    extract, parent, (asked, tell) = features._fill, os.getpid(), os.pipe()
+    if not os.fork():
+        os.close(tell)
+        if os.read(asked, 1):
             os.kill(parent, signal.SIGINT)
-            os._exit(0)
+        os._exit(0)
+    def fill(*arguments):
+        os.write(tell, b"!")
         extract(*arguments)
         signal.pause()
     features._fill = fill
