@@ -64,7 +64,7 @@ class Recipe:
 _COMMON = Plan(unfreeze_from="c1", rate=5e-4, optimizer="adamw", weight_decay=0.02)
 RECIPES = {
     "quick": Recipe(96, 10_000, "none", _COMMON.model_copy(update={"unfreeze_from": "c3"})),
-    "best": Recipe(224, 10_000, "none", _COMMON),
+    "best": Recipe(256, 10_000, "none", _COMMON.model_copy(update={"batch_size": 32, "rate": 3.5e-4})),
 }
 
 
