@@ -299,11 +299,8 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
 def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
     if len(plans) == 1:
         return None
-    ground = start.ground()
-    tunings = [plan.tuning for plan in plans if plan.tuning]
-    offsets = tuned.treatment(ground, tunings[0]).offsets if tunings else (0.0,) * ground.classes
-    frozen = race.Frozen(partial(_fitted, start), partial(_right, start, offsets))
-    return race.race(ground, plans, leans, frozen, start.left_s(), steps, ledger)
+    frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
+    return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -325,7 +322,7 @@ def _fit(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
     return source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
 
 
-def _right(start: _Start, offsets: Sequence[float], fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
+def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample], offsets: Sequence[float]) -> NDArray[np.bool_]:
     assert start.source is not None  # as above
     found = start.source.answer(fitted, samples)
     # A fine-tuning that adjusts logits begins with a head whose logits are: what is compared is what training adds.
@@ -474,21 +471,18 @@ def _assemble(start: _Start, made: _Made) -> tuple[torch.export.ExportedProgram,
     trained = tuple(name for name in state if name not in pretrained or name in tuned_names)
     kept = {name: each for name, each in state.items() if name not in trained}
     parameters = {name for name, _ in made.module.named_parameters()}
+    of_backbone = {name for name in parameters if name.startswith(_BACKBONE)}
     after = freezing.digest(kept)
     before = freezing.digest({name: each for name, each in pretrained.items() if name in kept})
     if before != after:
         raise FrozenError(f"Expected what was frozen to keep the tensors {before}. Received: {after}.")
     counted = Frozen(
-        parameters=sum(each.numel() for name, each in kept.items() if name in parameters and _is_backbone(name)),
+        parameters=sum(each.numel() for name, each in kept.items() if name in of_backbone),
         buffers=sum(each.numel() for name, each in kept.items() if name not in parameters),
         sha256_before=before,
         sha256_after=after,
     )
     return model, trained, counted
-
-
-def _is_backbone(name: str) -> bool:
-    return name.startswith(_BACKBONE)
 
 
 def _pretrained(start: _Start, made: _Made) -> dict[str, torch.Tensor]:
@@ -518,7 +512,7 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         epochs=plan.tuning.epochs if plan.tuning else None,
         advised=decision.regime if decision else None,
         reasons=decision.reasons if decision else (),
-        overridden=_overridden(start, made, fine_tunes=made.race is not None or plan.tuning is not None),
+        overridden=_overridden(start, made),
         race=made.race,
         imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
@@ -544,9 +538,10 @@ def _seen(start: _Start) -> int:
     return sum(sample.sha256 in seen for samples in start.held_out.values() for sample in samples)
 
 
-def _overridden(start: _Start, made: _Made, *, fine_tunes: bool) -> tuple[str, ...]:
+def _overridden(start: _Start, made: _Made) -> tuple[str, ...]:
     """What a person chose themselves, as far as it made a difference: most of it is for fine-tuning alone."""
     order, question, plan = start.order, start.order.question, made.plan
+    fine_tunes = made.race is not None or plan.tuning is not None
     # In a race a head has to be beaten.
     reads_frozen = _reads_frozen(plan) or (made.race is not None and any(not heat.epochs for heat in made.race.heats))
     asked: dict[str, object] = {} if question.regime == "auto" else {"regime": question.regime}

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import devices, imbalance, pace, range_test
+from training.tuning.imbalance import Treatment
 from training.tuning.plan import Plan
 from training.tuning.record import Known, Pace, RangeTest
 
@@ -56,7 +57,7 @@ _NO_RACE = "there are too few images to hold any out for a comparison, so the ch
 _IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so there was none"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
-Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
+Score = Callable[[Fitted, tuple[Sample, ...], tuple[float, ...]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Frozen:
     Attributes:
         fit: Trains the head that a plan begins or ends with. It is asked for the same one again before every trial, and
             is to remember it.
-        right: Says which images a head answers rightly: bool `[N]`.
+        right: Says which images a head answers rightly, once offsets are taken from its logits: bool `[N]`.
     """
 
     fit: Fit
@@ -106,19 +107,24 @@ class _Course:
     """What all trials have in common, the images to learn from and those that are asked about, and what came of them.
 
     Attributes:
-        counts: How much each of the images that are asked about counts, float64 `[N]`, on average 1.
+        treated: How unequal classes are treated, which is how images are compared, too.
         heats: What was tried.
         runners: The plans that were, by their places.
     """
 
     ground: Ground
     asked: tuple[Sample, ...]
-    counts: NDArray[np.float64]
+    treated: Treatment
     frozen: Frozen
     told: Steps
     ledger: Ledger
     heats: list[Heat] = field(default_factory=list)
     runners: dict[int, _Runner] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> NDArray[np.float64]:
+        """How much each of the images that are asked about counts, float64 `[N]`, on average 1."""
+        return imbalance.importance(self.treated, [sample.label for sample in self.asked])
 
     def head(self, plan: Candidate, train: tuple[Sample, ...]) -> Probed | None:
         """What a plan begins with, fitted to these images."""
@@ -198,8 +204,8 @@ def race(  # noqa: PLR0917
     if not asked:
         return _unraced(plans, len(learnt), 0, _NO_RACE)
     tunings = {place: plan for place, plan in enumerate(plans) if plan.tuning is not None}
-    counts = _counts(ground, list(tunings.values()), asked)
-    course = _Course(replace(ground, train=learnt, validation=()), asked, counts, frozen, told, ledger)
+    treated = _treatment(ground, list(tunings.values()))
+    course = _Course(replace(ground, train=learnt, validation=()), asked, treated, frozen, told, ledger)
     told.more(1)
     with told.step("see how fast it trains here"):
         room = ledger.once("room", _Room, partial(_room, course, ground, tunings, limit_s))
@@ -226,12 +232,12 @@ def race(  # noqa: PLR0917
     return Raced(told_of, tested.get(chosen), least, best_head)
 
 
-def _counts(ground: Ground, tunings: Sequence[Candidate], asked: Sequence[Sample]) -> NDArray[np.float64]:
-    """How much each image counts in a comparison: as the plans that fine-tune treat its class."""
+def _treatment(ground: Ground, tunings: Sequence[Candidate]) -> Treatment:
+    """How the plans that fine-tune treat unequal classes."""
     if not tunings:
-        return np.ones(len(asked))
+        return tuned.treatment(ground, Plan(unfreeze_from=None, imbalance="none"))
     assert tunings[0].tuning is not None  # so it came to be one of them; what a person changes is the same in all
-    return imbalance.importance(tuned.treatment(ground, tunings[0].tuning), [sample.label for sample in asked])
+    return tuned.treatment(ground, tunings[0].tuning)
 
 
 def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) -> Raced:
@@ -260,7 +266,7 @@ def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
             continue
         started_s = time.monotonic()
         with course.told.step(f"try {plan.words()}"):
-            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked)
+            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked, course.treated.offsets)
         heat = Heat(
             plan=place,
             regime=plan.regime,
@@ -401,21 +407,28 @@ def within(
         CacheError: The ledger cannot be written.
     """
     assert plan.tuning is not None  # a head on frozen features takes what it takes
-    affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
-    # As below: what is asked about shall not leave next to nothing to ask.
-    # And every process is asked about all of them.
-    affordable = max(affordable - asked * _ASKING * devices.launched().world_size, affordable / 2)
-    cut = ledger.once(f"cut of {name}", _Cut, partial(_cut, ground, plan.tuning, affordable, finds_rate))
+    tuning = plan.tuning
+
+    def cut_now() -> _Cut:
+        affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
+        # Every process is asked about all of them.
+        affordable = _less(affordable, asked * _ASKING * devices.launched().world_size)
+        return _cut(ground, tuning, _less(affordable, _testing(tuning, len(ground.train)) if finds_rate else 0.0))
+
+    cut = ledger.once(f"cut of {name}", _Cut, cut_now)
     fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
-    shorter = plan.model_copy(update={"tuning": plan.tuning.model_copy(update={"epochs": cut.epochs})})
+    shorter = plan.model_copy(update={"tuning": tuning.model_copy(update={"epochs": cut.epochs})})
     return replace(ground, train=fewer), shorter
 
 
-def _cut(ground: Ground, plan: Plan, affordable: float, finds_rate: bool) -> _Cut:
+def _less(affordable: float, taken: float) -> float:
+    """How many images can be shown after something that takes the time of others."""
+    # Where that takes nearly all of a short time, a training that shows next to nothing would be no use of it.
+    return max(affordable - taken, affordable / 2)
+
+
+def _cut(ground: Ground, plan: Plan, affordable: float) -> _Cut:
     """What of a plan fits, where so many images can be shown."""
-    if finds_rate:
-        # Where the test takes nearly all of a short time, a training that shows next to nothing would be no use of it.
-        affordable = max(affordable - _testing(plan, len(ground.train)), affordable / 2)
     an_epoch = len(ground.train) + _ASKING * len(ground.validation)
     epochs = max(1, int(min(plan.epochs, affordable / an_epoch)))
     fewest = min(len(ground.train), max(int(min(affordable, len(ground.train))), _FEWEST_A_CLASS * ground.classes))

@@ -110,7 +110,7 @@ class Machine:
         self.learnt.append(train)
         return cast(Fitted, _Made(plan.words(), None, None))
 
-    def _right(self, fitted: Fitted, asked: tuple[Sample, ...]) -> NDArray[np.bool_]:
+    def _right(self, fitted: Fitted, asked: tuple[Sample, ...], _: tuple[float, ...]) -> NDArray[np.bool_]:
         self.asked.append(asked)
         return self.right[cast(_Made, fitted).module]
 
