@@ -23,7 +23,7 @@ from service import image
 from service.bundle import labels_sha256
 from service.errors import BadImage
 from training import splits, twins
-from training.result import Data, Fault, Leak
+from training.result import Data, Fault, Leak, Repeat
 from training.store import Store
 
 OnBad: TypeAlias = Literal["error", "skip"]
@@ -33,6 +33,8 @@ _THREADS = 2  # Pillow lets go of the GIL, and of the machine something shall be
 _AHEAD = 16  # files that are read while one is waited for
 _SHARD_ROWS = 2048
 _SHOWN = 5
+# Each is held against all others: of so many that takes some seconds, of ten times as many minutes.
+_MOST_COMPARED = 30_000
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -110,7 +112,7 @@ class _Found:
 
 
 def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Path, advance: Advance) -> Dataset:
-    """Check every image, split them, fix the label map, and look for held-out images that an earlier split has too.
+    """Check every image, split them, fix the label map, and look for images that are there twice, changed a little.
 
     Args:
         images: What `export.labelled.read` gave.
@@ -148,6 +150,7 @@ def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Pa
         images={split: _counts(each, labels) for split, each in chosen.items()},
         left_out=tuple(faults),
         leaks=tuple(_leaks(chosen, _store(cache))),
+        repeats=_repeats(chosen["train"], _store(cache)),
     )
     return Dataset({split: tuple(_sample(each, columns) for each in of) for split, of in chosen.items()}, data)
 
@@ -320,6 +323,20 @@ def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[
                 "duplicate" if twin.sha256 == each.sha256 else "near-duplicate"
             )
             yield Leak(split=split, path=str(each.path), of=seen, twin=str(twin.path), kind=kind)
+
+
+def _repeats(train: Sequence[Checked], store: Store) -> tuple[Repeat, ...] | None:
+    """The pairs of training images that are nearly one and not said to be of one group."""
+    if len(train) > _MOST_COMPARED:
+        return None
+    found = twins.within(store.rows([each.sha256 for each in train]))
+    pairs = sorted({(min(pair), max(pair)) for pair in enumerate(found.tolist()) if pair[1] >= 0})
+    repeats = (
+        Repeat(path=str(one.path), label=one.image.label, twin=str(other.path), twin_label=other.image.label)
+        for one, other in ((train[first], train[second]) for first, second in pairs)
+        if one.image.group is None or one.image.group != other.image.group
+    )
+    return tuple(sorted(repeats, key=lambda each: each.label == each.twin_label))
 
 
 def _counts(images: Sequence[Checked], labels: Sequence[str]) -> tuple[int, ...]:

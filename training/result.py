@@ -45,6 +45,15 @@ class Leak(_Frozen):
     kind: Literal["duplicate", "near-duplicate"]
 
 
+class Repeat(_Frozen):
+    """Two training images that are nearly one, and how they are labelled."""
+
+    path: str
+    label: str
+    twin: str
+    twin_label: str
+
+
 class Data(_Frozen):
     """The images that were learnt from and tested on.
 
@@ -57,6 +66,8 @@ class Data(_Frozen):
         left_out: Files that were left out, as --on-bad skip asks.
         leaks: Held-out images that are in the training split too, and test images that are in the validation split, by
             which choices are made. Figures that count them are too good.
+        repeats: Training images that are nearly others, each pair once, those of different labels first; None where
+            there are too many images to hold each against all others.
     """
 
     source: str
@@ -66,6 +77,11 @@ class Data(_Frozen):
     images: dict[Split, tuple[int, ...]]
     left_out: tuple[Fault, ...]
     leaks: tuple[Leak, ...]
+    repeats: tuple[Repeat, ...] | None = None
+
+    def contradictions(self) -> int:
+        """How many pairs of training images that are nearly one are labelled differently."""
+        return sum(each.label != each.twin_label for each in self.repeats or ())
 
 
 class Frozen(_Frozen):
@@ -221,8 +237,8 @@ class Way(_Frozen):
         reasons: Why, in sentences; decision.json has the evidence.
         overridden: What a person chose themselves.
         race: The plans that were tried; None where there was one alone.
-        imbalance: How unequal classes were treated in fine-tuning; None where nothing was fine-tuned, like the next.
-        tuning: How the fine-tuning went.
+        imbalance: How unequal classes were treated; None where nothing learnt how common they are.
+        tuning: How the fine-tuning went; None where nothing was fine-tuned.
         selection: How the backbone was chosen; None where a person did.
         seen: How many held-out images the backbone had learnt from before, without labels: of a `--init` that is known.
     """
@@ -301,6 +317,13 @@ class Result(_Frozen):
         for of in sides:
             if leaks := sum(leak.of == of for leak in self.data.leaks):
                 lines.append(_leaking(leaks, of))
+        if wrong := self.data.contradictions():
+            pairs = (
+                "pair of training images is nearly one image and has"
+                if wrong == 1
+                else ("pairs of training images are nearly one image and have")
+            )
+            lines.append(f"{wrong} {pairs} two labels; {METRICS} names them")
         if self.way.seen:
             lines.append(self.way.seen_words())
         if left_out := len(self.data.left_out):

@@ -1,4 +1,4 @@
-"""Finds held-out pictures that the training pictures have too, changed a little; does not know files or labels.
+"""Finds pictures that other pictures are too, changed a little; does not know files, splits or labels.
 
 A picture is compared by a sketch, 16 x 16 grey levels, of which the slow changes from side to side count less than
 edges (the weights of its cosine transform grow with the frequency, which undoes the 1/f of natural images). Copies that
@@ -18,6 +18,7 @@ A picture of which training has more than ten copies is found only where one has
 is as close.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,37 @@ def find(held_out: NDArray[Any], train: NDArray[Any]) -> NDArray[np.int64]:
     Returns:
         The place of its twin in `train` for each held-out picture, -1 for those that have none; int64 `[N]`.
     """
-    twins = _same(held_out, train)
-    theirs = _descriptors(train)  # [M, 255]
-    rank = min(_RANK, len(train) - 1)
-    step = max(1, _BLOCK // len(train))
-    for start in range(0, len(held_out), step):
+    return _find(held_out, train, others=len(train), own=False)
+
+
+def within(pictures: NDArray[Any]) -> NDArray[np.int64]:
+    """Find the twin of each picture among the others.
+
+    Args:
+        pictures: Sketches `[N]`.
+
+    Returns:
+        The place of its twin for each, -1 for those that have none; int64 `[N]`.
+    """
+    if len(pictures) < 2:
+        return np.full(len(pictures), -1)
+    return _find(pictures, pictures, others=len(pictures) - 1, own=True)
+
+
+def _find(asked: NDArray[Any], among: NDArray[Any], others: int, *, own: bool) -> NDArray[np.int64]:
+    twins = _same(asked, among, own=own)
+    theirs = _descriptors(among)  # [M, 255]
+    rank = min(_RANK, others - 1)
+    step = max(1, _BLOCK // len(among))
+    for start in range(0, len(asked), step):
         block = slice(start, start + step)
-        alike = _descriptors(held_out[block]) @ theirs.T  # [step, M]
+        alike = _descriptors(asked[block]) @ theirs.T  # [step, M]
+        if own:
+            places = np.arange(len(alike))
+            alike[places, start + places] = -np.inf
         best = alike.argmax(axis=1)
         closest = alike.max(axis=1)
-        usual = np.partition(alike, len(train) - 1 - rank, axis=1)[:, len(train) - 1 - rank]
+        usual = np.partition(alike, len(among) - 1 - rank, axis=1)[:, len(among) - 1 - rank]
         is_twin = (closest >= _ALIKE) & (1 - closest <= _CLOSER * (1 - usual))
         twins[block] = np.where((twins[block] < 0) & is_twin, best, twins[block])
     return twins
@@ -90,6 +112,10 @@ def _descriptors(sketches: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(waves / length, np.float32)
 
 
-def _same(held_out: NDArray[Any], train: NDArray[Any]) -> NDArray[np.int64]:
-    places = {row.tobytes(): place for place, row in reversed(list(enumerate(train)))}
-    return np.array([places.get(row.tobytes(), -1) for row in held_out], np.int64)
+def _same(asked: NDArray[Any], among: NDArray[Any], *, own: bool) -> NDArray[np.int64]:
+    """The first that has the very same sketch and, where they are their own, is another one."""
+    places: defaultdict[bytes, list[int]] = defaultdict(list)
+    for place, row in enumerate(among):
+        places[row.tobytes()].append(place)
+    found = (places.get(row.tobytes(), []) for row in asked)
+    return np.array([next((at for at in same if not own or at != row), -1) for row, same in enumerate(found)], np.int64)

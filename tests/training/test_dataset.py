@@ -1,6 +1,6 @@
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,6 +16,7 @@ from service import image
 from service.bundle import labels_sha256
 from training import dataset
 from training.dataset import Dataset, Plan
+from training.result import Data
 
 SKIP = Plan(on_bad="skip")
 
@@ -216,6 +217,40 @@ def test_held_out_images_that_training_has_too_are_counted(named: Path) -> None:
         ("test", "copy.png", "01.png", "duplicate"),
         ("test", "like.jpg", "04.png", "near-duplicate"),
     ]
+
+
+def test_training_images_that_are_nearly_one_are_told_those_with_two_labels_first(
+    named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(source: str, target: str) -> None:
+        with Image.open(named / "train" / source) as picture:
+            picture.save(named / "train" / target, quality=60)
+
+    again("bee/04.png", "bee/like.jpg")
+    again("ant/01.png", "bee/other.jpg")
+    data = prepare(named).data
+    assert data.repeats is not None
+    found = [{(Path(each.path).name, each.label), (Path(each.twin).name, each.twin_label)} for each in data.repeats]
+    assert found == [{("01.png", "ant"), ("other.jpg", "bee")}, {("04.png", "bee"), ("like.jpg", "bee")}]
+    assert data.contradictions() == 1
+    monkeypatch.setattr(dataset, "_MOST_COMPARED", 5)
+    data = prepare(named).data
+    assert (data.repeats, data.contradictions()) == (None, 0)
+
+
+def test_training_images_of_one_group_may_be_nearly_one(data: Path) -> None:
+    with Image.open(data / "ant/01.png") as picture:
+        picture.save(data / "ant/like.jpg", quality=60)
+    images = [replace(each, split="train" if each.path.stem != "13" else "test") for each in labelled.read(data)]
+    assert made_of(images, data).repeats
+    grouped = [
+        replace(each, group=each.path.stem if each.path.stem not in {"01", "like"} else "one") for each in images
+    ]
+    assert made_of(grouped, data).repeats == ()
+
+
+def made_of(images: Sequence[LabelledImage], data: Path) -> Data:
+    return dataset.prepare(images, data, SKIP, data.parent / "cache", lambda _: None).data
 
 
 def test_test_images_that_are_chosen_by_are_counted_once(named: Path) -> None:

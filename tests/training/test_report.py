@@ -40,6 +40,7 @@ from training.result import (
     Leak,
     Looked,
     Race,
+    Repeat,
     Result,
     Selection,
     Trial,
@@ -127,7 +128,12 @@ class Training:
         for path in paths[:8]:
             Image.fromarray(random.integers(0, 256, (300, 150, 3), np.uint8)).save(path)
 
-    def data(self, leaks: tuple[Leak, ...] = (), left_out: tuple[Fault, ...] = ()) -> Data:
+    def data(
+        self,
+        leaks: tuple[Leak, ...] = (),
+        left_out: tuple[Fault, ...] = (),
+        repeats: tuple[Repeat, ...] | None = (),
+    ) -> Data:
         counts = np.bincount(self.held_out.expected, minlength=len(self.labels))
         return Data(
             source="photos",
@@ -137,6 +143,7 @@ class Training:
             images={"train": tuple((counts * 3 + 1).tolist()), self.split: tuple(counts.tolist())},
             left_out=left_out,
             leaks=leaks,
+            repeats=repeats,
         )
 
     def result(self) -> Result:
@@ -297,6 +304,24 @@ def test_leaks_are_told_in_plain_words(training: Training) -> None:
     assert f"The figures are better than they should be. {warning}" in text
     assert "test test/2.png validation validation/9.png near-duplicate" in text
     assert "better than they should be" not in training.page().words
+
+
+def test_training_images_that_are_nearly_one_are_listed_and_two_labels_are_told(training: Training) -> None:
+    repeats = (
+        Repeat(path="a/1.png", label="a", twin="b/2.png", twin_label="b"),
+        Repeat(path="a/3.png", label="a", twin="a/4.png", twin_label="a"),
+    )
+    result = training.result().model_copy(update={"data": training.data(repeats=repeats)})
+    text = training.page(result).words
+    assert "2 pairs of training images that are nearly one image, 1 of them with two labels" in text
+    assert "a/1.png a b/2.png b a/3.png a a/4.png a" in text
+    assert (
+        "1 pair of training images is nearly one image and has two labels; metrics.json names them" in result.summary()
+    )
+    assert "No two training images are nearly one." in training.page().words
+    many = training.result().model_copy(update={"data": training.data(repeats=None)})
+    assert "Training images were not held against one another, because there are too many" in training.page(many).words
+    assert not any("two labels" in each for each in many.summary())
 
 
 def test_what_was_left_out_is_listed_and_any_name_can_be_written(training: Training) -> None:

@@ -96,3 +96,20 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(twins, "_BLOCK", 3 * len(TRAIN))
     np.testing.assert_array_equal(twins.find(held_out, TRAIN), whole)
     np.testing.assert_array_equal(whole, [35, 36, 37, 38, 39, -1, -1, -1, -1, -1])
+
+
+def test_within_one_set_a_picture_is_no_twin_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.concatenate([TRAIN, sketches(recompressed(photograph(3)), photograph(5), photograph(100))])
+    found = twins.within(pictures)
+    expected = np.full(len(pictures), -1)
+    expected[[3, 40, 5, 41]] = 40, 3, 41, 5
+    np.testing.assert_array_equal(found, expected)
+    monkeypatch.setattr(twins, "_BLOCK", 3 * len(pictures))
+    np.testing.assert_array_equal(twins.within(pictures), expected)
+
+
+def test_of_none_or_one_none_is_a_twin_and_of_two_the_same() -> None:
+    assert twins.within(TRAIN[:0]).tolist() == []
+    assert twins.within(TRAIN[:1]).tolist() == [-1]
+    assert twins.within(TRAIN[:2]).tolist() == [-1, -1]
+    assert twins.within(TRAIN[[0, 0]]).tolist() == [1, 0]
