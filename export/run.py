@@ -230,7 +230,7 @@ def _weights_file(model: torch.export.ExportedProgram) -> bytes:
 
 
 def write(
-    path: Path, run: Run, model: torch.export.ExportedProgram, reports: Mapping[str, str] = MappingProxyType({})
+    path: Path, run: Run, model: torch.export.ExportedProgram, reports: Mapping[str, str | Path] = MappingProxyType({})
 ) -> None:
     """Write a run's folder, whole or not at all.
 
@@ -238,7 +238,7 @@ def write(
         path: The folder, which must not exist.
         run: What is known of the model.
         model: Its program, with the run's outputs in their order.
-        reports: Texts to lie beside it, by file name.
+        reports: What is to lie beside it, by name: texts, or folders of files, which are copied.
 
     Raises:
         RunError: The run contradicts the program.
@@ -248,8 +248,11 @@ def write(
     with staging.staged(path, beside=path.parent) as folder:
         (folder / WEIGHTS).write_bytes(_weights_file(model))
         program.save(model, folder / PROGRAM, run.weights_sha256)
-        for name, text in reports.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, report in reports.items():
+            if isinstance(report, Path):
+                staging.copy_files(report, folder / name)
+            else:
+                (folder / name).write_text(report, encoding="utf-8")
         (folder / RUN).write_text(run.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

@@ -23,6 +23,14 @@ def remove(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a folder, which has no folders in it, to one that does not exist yet."""
+    target.mkdir()
+    # One by one, not by shutil.copytree, whose error is a list that does not say that the disk is full.
+    for each in sorted(source.iterdir()):
+        shutil.copyfile(each, target / each.name)
+
+
 @contextmanager
 def staged(target: Path, beside: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when the block ends and vanishes when the block raises.

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -19,7 +19,7 @@ from export.labelled import LabelledImage, Split
 from export.progress import Steps
 from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
-from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
+from training import backbones, baselines, features, freezing, heads, opening, published, race, report, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, candidates
 from training.advice.decide import DECISION, UNADVISED, Decision, Leaning
@@ -41,6 +41,8 @@ from training.served import Served, describe
 from training.source import Source
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import augmentation, batches, cut, devices, rates
+from training.tuning.imbalance import Treatment
+from training.tuning.journal import BOARD
 from training.tuning.plan import Plan
 from training.tuning.record import Known
 from training.views import views
@@ -51,7 +53,7 @@ STEPS = 8
 _BACKBONE, _HEAD = "backbone.", "head."  # as Served has them
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 4
+_LEDGER = 5
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class _Start:
     @property
     def geometry(self) -> CropGeometry:
         return self.opened.geometry
+
+    @cached_property
+    def treated(self) -> Treatment:
+        asked = Plan.model_validate({"unfreeze_from": None, **self.order.changes})
+        return tuned.treatment(self.ground(), asked.imbalance)
 
     @property
     def held_out(self) -> dict[Split, tuple[Sample, ...]]:
@@ -189,6 +196,8 @@ def fit(order: Order, steps: Steps) -> Trained:
     _check(order, data, card, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = _Start(order, opened, source, counts, started_s + order.question.limit_s)
+    if _treats(order, plans) and start.treated.kind != "none":
+        steps.say(f"Unequal classes: {start.treated.reason}.")
     ledger = start.ledger(plans)
     leans = decision.leans if decision else UNADVISED
     raced = _raced(start, plans, leans, ledger, steps)
@@ -208,7 +217,8 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
     if order.head != "linear" and not any(_reads_frozen(plan) for plan in plans):
         steps.say("Not used, because only a head on a frozen backbone is chosen: head.")
     tunings = [(plan, plan.tuning) for plan in plans if plan.tuning]
-    asked = [*order.changes, *(["augmentation"] if order.augmentation else [])]
+    asked = [name for name in order.changes if name != "imbalance" or not _treats(order, plans)]
+    asked += ["augmentation"] if order.augmentation else []
     if asked and not tunings:
         names = ", ".join(each.replace("_", "-") for each in asked)
         steps.say(f"Not used, because nothing is to be fine-tuned: {names}.")
@@ -239,6 +249,11 @@ def _warnings(plan: Candidate, tuning: Plan, card: Card, images: int) -> tuple[s
 def _reads_frozen(plan: Candidate) -> bool:
     """Whether it is a head that is fitted to the features of a frozen backbone, and no more."""
     return plan.tuning is None and plan.start == "linear probe"
+
+
+def _treats(order: Order, plans: Sequence[Candidate]) -> bool:
+    """Whether any of the plans learns how common a class is, which the published head and a cosine head do not."""
+    return any(plan.tuning or (_reads_frozen(plan) and order.head != "cosine") for plan in plans)
 
 
 def deterministic() -> dict[str, object]:
@@ -299,7 +314,7 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
 def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
     if len(plans) == 1:
         return None
-    frozen = race.Frozen(partial(_fitted, start), partial(_right, start))
+    frozen = race.Frozen(partial(_fitted, start), partial(_right, start), start.treated)
     return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
 
 
@@ -319,14 +334,15 @@ def _fit(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
     if plan.tuning is not None:
         return source.fit("linear", [plan.taps])
     # A head alone may read more than the embedding, where cross-validation says so.
-    return source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
+    fitted = source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
+    heads.take_off(fitted.module, start.treated.habits)
+    return fitted
 
 
-def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample], offsets: Sequence[float]) -> NDArray[np.bool_]:
+def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
     assert start.source is not None  # as above
     found = start.source.answer(fitted, samples)
-    # A fine-tuning that adjusts logits begins with a head whose logits are: what is compared is what training adds.
-    return np.asarray((found.logits - np.array(offsets)).argmax(1) == found.expected)
+    return np.asarray(found.logits.argmax(1) == found.expected)
 
 
 def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
@@ -443,9 +459,15 @@ def _write(start: _Start, decision: Decision | None, made: _Made, steps: Steps) 
         curves = made.fine_tuned.curves if made.fine_tuned else ""
         material = Material(made.module, decision.evidence if decision else None, curves)
         page = report.render(result, described, made.tested.get("test") or made.tested["validation"], material)
-        kept = {METRICS: result.model_dump_json(indent=2) + "\n", REPORT: page, IMAGES: _images(start.data)}
+        kept: dict[str, str | Path] = {
+            METRICS: result.model_dump_json(indent=2) + "\n",
+            REPORT: page,
+            IMAGES: _images(start.data),
+        }
         kept |= {DECISION: decision.text()} if decision else {}
-        kept |= {CURVES: made.fine_tuned.curves} if made.fine_tuned else {}
+        if made.fine_tuned:
+            kept[CURVES] = made.fine_tuned.curves
+            kept |= {BOARD: made.fine_tuned.board} if made.fine_tuned.board else {}
         # All processes come to the same, and one of them writes it.
         if devices.launched().is_global_zero:
             run.write(order.out, described, model, kept)
@@ -514,7 +536,7 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         reasons=decision.reasons if decision else (),
         overridden=_overridden(start, made),
         race=made.race,
-        imbalance=made.fine_tuned.treatment.reason if made.fine_tuned else None,
+        imbalance=start.treated.reason if _treats(start.order, [plan]) else None,
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
         selection=start.opened.selection,
         seen=_seen(start),
@@ -549,12 +571,16 @@ def _overridden(start: _Start, made: _Made) -> tuple[str, ...]:
     asked |= {} if question.weights is None else {"weights": question.weights}
     asked |= {"head": order.head} if order.head != "linear" and reads_frozen else {}
     asked |= {"views": order.views} if order.views and (reads_frozen or plan.start == "linear probe") else {}
+    asked |= {} if question.resize_px is None else {"resize_px": question.resize_px}
+    asked |= {} if question.crop_px is None else {"crop_px": question.crop_px}
     if fine_tunes:
         asked |= {} if order.augmentation is None else {"augmentation": order.augmentation}
         # A plan that freezes nothing has nothing to cache.
         without = {"cached_views"} if plan.tuning is not None and plan.tuning.cached_views is None else set()
         without |= set() if "validation" in start.data.splits else {"patience"}
         asked |= {name: each for name, each in order.changes.items() if name not in without}
+    elif "imbalance" in order.changes and _treats(order, [plan]):
+        asked["imbalance"] = order.changes["imbalance"]
     told = tuple(f"{name.replace('_', '-')} {value}" for name, value in asked.items())
     return (*told, "turns") if order.turns and fine_tunes else told
 

@@ -103,6 +103,19 @@ class CosineHead(nn.Module):
         return self.scale * functional.linear(unit(joined(pooled, self._taps)), self.prototypes)
 
 
+def take_off(head: nn.Module, offsets: Sequence[float]) -> None:
+    """Take an offset from each class's logit; a cosine head, which has learnt no class to be common, keeps its own.
+
+    Args:
+        head: A linear head or an MlpHead; or a CosineHead, to which nothing is done.
+        offsets: One for each class.
+    """
+    if not isinstance(head, CosineHead):
+        last = head.get_parameter("linear.bias" if isinstance(head, LinearHead) else "second.bias")
+        with torch.no_grad():
+            last.sub_(torch.tensor(offsets))
+
+
 def joined(pooled: Mapping[str, Tensor], taps: tuple[str, ...]) -> Tensor:
     """The taps one after the other: `[N, their widths in all]`."""
     return torch.cat([pooled[tap] for tap in taps], dim=1)

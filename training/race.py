@@ -57,7 +57,7 @@ _NO_RACE = "there are too few images to hold any out for a comparison, so the ch
 _IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so there was none"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
-Score = Callable[[Fitted, tuple[Sample, ...], tuple[float, ...]], NDArray[np.bool_]]
+Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ class Frozen:
     Attributes:
         fit: Trains the head that a plan begins or ends with. It is asked for the same one again before every trial, and
             is to remember it.
-        right: Says which images a head answers rightly, once offsets are taken from its logits: bool `[N]`.
+        right: Says which images a head answers rightly: bool `[N]`.
+        treated: How unequal classes are treated, in heads as in fine-tunings; images are compared accordingly.
     """
 
     fit: Fit
     right: Score
+    treated: Treatment
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,12 @@ class _Course:
     """What all trials have in common, the images to learn from and those that are asked about, and what came of them.
 
     Attributes:
-        treated: How unequal classes are treated, which is how images are compared, too.
         heats: What was tried.
         runners: The plans that were, by their places.
     """
 
     ground: Ground
     asked: tuple[Sample, ...]
-    treated: Treatment
     frozen: Frozen
     told: Steps
     ledger: Ledger
@@ -124,7 +124,7 @@ class _Course:
     @cached_property
     def counts(self) -> NDArray[np.float64]:
         """How much each of the images that are asked about counts, float64 `[N]`, on average 1."""
-        return imbalance.importance(self.treated, [sample.label for sample in self.asked])
+        return imbalance.importance(self.frozen.treated, [sample.label for sample in self.asked])
 
     def head(self, plan: Candidate, train: tuple[Sample, ...]) -> Probed | None:
         """What a plan begins with, fitted to these images."""
@@ -204,8 +204,7 @@ def race(  # noqa: PLR0917
     if not asked:
         return _unraced(plans, len(learnt), 0, _NO_RACE)
     tunings = {place: plan for place, plan in enumerate(plans) if plan.tuning is not None}
-    treated = _treatment(ground, list(tunings.values()))
-    course = _Course(replace(ground, train=learnt, validation=()), asked, treated, frozen, told, ledger)
+    course = _Course(replace(ground, train=learnt, validation=()), asked, frozen, told, ledger)
     told.more(1)
     with told.step("see how fast it trains here"):
         room = ledger.once("room", _Room, partial(_room, course, ground, tunings, limit_s))
@@ -230,14 +229,6 @@ def race(  # noqa: PLR0917
     frozen_heats = [heat for heat in heats if not heat.epochs]
     best_head = max(frozen_heats, key=lambda heat: heat.accuracy).plan if frozen_heats else None
     return Raced(told_of, tested.get(chosen), least, best_head)
-
-
-def _treatment(ground: Ground, tunings: Sequence[Candidate]) -> Treatment:
-    """How the plans that fine-tune treat unequal classes."""
-    if not tunings:
-        return tuned.treatment(ground, Plan(unfreeze_from=None, imbalance="none"))
-    assert tunings[0].tuning is not None  # so it came to be one of them; what a person changes is the same in all
-    return tuned.treatment(ground, tunings[0].tuning)
 
 
 def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) -> Raced:
@@ -266,7 +257,7 @@ def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
             continue
         started_s = time.monotonic()
         with course.told.step(f"try {plan.words()}"):
-            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked, course.treated.offsets)
+            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked)
         heat = Heat(
             plan=place,
             regime=plan.regime,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,21 +21,20 @@ from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
 from training.errors import ExplodedError
-from training.heads import LinearHead
 from training.parts import parts
 from training.served import Served
 from training.taps import TappedBackbone, pooled
 from training.tuning import activations, augmentation, batches, devices, imbalance, loop, pace, pixels
 from training.tuning.activations import CutFeed, Shown
 from training.tuning.batches import Augmented, Batch, Plain
-from training.tuning.imbalance import Treatment
-from training.tuning.journal import METRICS
+from training.tuning.imbalance import Kind, Treatment
+from training.tuning.journal import BOARD, METRICS
 from training.tuning.loop import Learner, Lessons
 from training.tuning.loss import Objective
 from training.tuning.model import HEAD, Tunable
 from training.tuning.order import Order
 from training.tuning.origin import Origin
-from training.tuning.plan import Plan
+from training.tuning.plan import Auto, Plan
 from training.tuning.record import NOTHING_KNOWN, Known, Pace, Tuned
 
 _TRAININGS = "trainings"
@@ -97,7 +95,7 @@ class FineTuned:
         tuned: How it came about.
         treatment: How unequal classes were treated.
         curves: What was measured at every step and epoch, a line of JSON each.
-        folder: Where its checkpoints lie until `forget` is called.
+        folder: Where its checkpoints and the files of TensorBoard lie until `forget` is called.
     """
 
     card: Card
@@ -107,6 +105,11 @@ class FineTuned:
     treatment: Treatment
     curves: str
     folder: Path
+
+    @property
+    def board(self) -> Path | None:
+        """The folder of TensorBoard's event files; None where it is not installed."""
+        return board if (board := self.folder / BOARD).is_dir() else None
 
 
 def fine_tune(
@@ -136,7 +139,7 @@ def fine_tune(
     card, learner, head = _learner(ground, probed)
     # What the first process writes the others find.
     first = devices.launched().rank_zero_first()
-    treated = treatment(ground, plan)
+    treated = treatment(ground, plan.imbalance)
     with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance, first:
         framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
         counts = imbalance.importance(treated, [sample.label for sample in ground.validation])
@@ -149,9 +152,10 @@ def fine_tune(
     known = known.model_copy(update={"paces": None}) if pays else known
     offset = torch.tensor(treated.offsets) if any(treated.offsets) else None
     if offset is not None:
-        _take_off(learner, offset)
+        # Training begins with the answers that the probe learnt to give: they were learnt without an offset.
+        heads.take_off(learner.model.head, treated.offsets)
     named = _digest(ground, candidate, probed)
-    lessons = Lessons(feed=feed, validation=validation, sha256=named, offset=offset)
+    lessons = Lessons(feed, validation, named, offset, f"{candidate.regime}: {candidate.words()}")
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * looks.order.steps) as advance:
         try:
@@ -254,22 +258,13 @@ def _random_head(backbone: nn.Module, card: Card, ground: Ground, head: Head) ->
         return heads.build(head, widths, ground.classes)
 
 
-def _take_off(learner: Learner, offset: Tensor) -> None:
-    """Let training begin with the answers that the probe learnt to give: they were learnt without an offset."""
-    assert isinstance(learner.model.head, LinearHead)  # what fine-tuning starts from
-    with torch.no_grad():
-        learner.model.head.linear.bias.sub_(offset)
-
-
-def treatment(ground: Ground, plan: Plan) -> Treatment:
-    """How a plan treats classes that have unequally many images."""
-    counts = _counts(ground)
-    return imbalance.choose(counts) if plan.imbalance == "auto" else imbalance.treat(plan.imbalance, counts)
-
-
-def _counts(ground: Ground) -> list[float]:
-    counts = Counter(sample.label for sample in ground.train)
-    return [float(counts[column]) for column in range(ground.classes)]
+def treatment(ground: Ground, kind: Kind | Auto) -> Treatment:
+    """How classes that have unequally many images are treated: as asked for, or by how unequal they are."""
+    counts = [0.0] * ground.classes
+    for sample in ground.train:
+        # A table may have made them alike already.
+        counts[sample.label] += sample.weight
+    return imbalance.choose(counts) if kind == "auto" else imbalance.treat(kind, counts)
 
 
 def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treated: Treatment) -> Augmented:

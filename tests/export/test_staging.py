@@ -54,3 +54,21 @@ def test_who_has_no_room_is_told_for_what(tmp_path: Path) -> None:
 def fill(target: Path) -> None:
     with staging.staged(target, beside=target.parent) as draft:
         (draft / "a.bin").write_bytes(bytes(2000))
+
+
+def test_the_files_of_a_folder_are_copied_and_no_room_for_them_is_told(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name, size in (("a", 10), ("b", 2000)):
+        (tmp_path / "from" / name).write_bytes(bytes(size))
+    staging.copy_files(tmp_path / "from", tmp_path / "to")
+    assert [(each.name, each.stat().st_size) for each in sorted((tmp_path / "to").iterdir())] == [
+        ("a", 10),
+        ("b", 2000),
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            staging.copy_files(tmp_path / "from", tmp_path / "small")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -20,6 +20,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
 
 from export import bundle, evaluate, labelled, program, run
 from export.progress import Advance, Steps
@@ -30,6 +32,7 @@ from tests.training.conftest import features_of, head_of, quiet
 from tests.training.test_store import largest_file
 from training import backbones, dataset, features, fit, mlp, report, store
 from training.__main__ import main
+from training.architectures import building
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import BackboneError
@@ -324,6 +327,15 @@ def test_other_heads_are_trained_on_request(head: Kind, order: Order, monkeypatc
     assert head_of(trained.result).convergence is None
 
 
+def test_any_other_model_of_timm_is_trained_on(order: Order, tmp_path: Path) -> None:
+    name = "timm:test_efficientnet"
+    weights = tmp_path / "weights.pth"
+    torch.save(building.untrained(backbones.card(name).backbone.architecture, 1000, seed=0).state_dict(), weights)
+    trained = fit.fit(asking(order, backbone=name, weights=weights), quiet(7))
+    assert trained.run.backbone.name == name
+    assert trained.result.scores["test"].accuracy.value == 1.0
+
+
 def test_two_images_a_class_are_enough(order: Order) -> None:
     rows = [
         (f"{label}/{index:02}.png", label, ("train", "test")[index // 2])
@@ -350,6 +362,47 @@ def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) ->
     assert head_of(trained.result).folds == 3  # as many as a class has groups
     assert trained.run.metrics == {"validation_accuracy": 1.0}
     assert "validation: accuracy 100.0%" in trained.result.summary()[1]
+
+
+def test_a_head_on_unequal_classes_counts_them_alike_and_says_so(
+    order: Order, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("blue/00.png", "blue", "train"), ("blue/01.png", "blue", "train"), ("blue/02.png", "blue", "test")]
+    rows += [(f"red/{index:02}.png", "red", "test" if index == 7 else "train") for index in range(8)]
+    unequal = asking(order, source=table(order.question.source / "t.csv", rows, "path,label,split"))
+
+    def made(name: str, **changed: Any) -> tuple[Trained, str]:
+        trained = fit.fit(replace(unequal, out=tmp_path / name, **changed), Steps(7, Console(stderr=True, width=300)))
+        return trained, capsys.readouterr().err
+
+    def bias(name: str) -> torch.Tensor:
+        return load_file(tmp_path / name / run.WEIGHTS)["head.linear.bias"]
+
+    treated, told = made("treated")
+    plain, untold = made("plain", changes={"imbalance": "none"})
+    # By the square root of how common each is.
+    torch.testing.assert_close(bias("treated"), bias("plain") - torch.log(torch.tensor([2 / 9, 7 / 9])) / 2)
+    said = "the most common class has 3.5 times as many images as the rarest: rare classes count more"
+    assert treated.result.way.imbalance is not None
+    assert treated.result.way.imbalance.startswith(said)
+    assert f"Unequal classes: {said}" in told
+    assert said[0].upper() + said[1:] in (tmp_path / "treated" / "report.html").read_text()
+    assert (plain.result.way.imbalance, "imbalance none" in plain.result.way.overridden) == ("asked for", True)
+    assert "Unequal" not in untold
+    assert "Not used" not in untold
+    cosine, told = made("cosine", head="cosine", changes={"imbalance": "logit adjustment"})
+    assert cosine.result.way.imbalance is None
+    assert "Not used, because nothing is to be fine-tuned: imbalance." in told
+    assert "imbalance logit adjustment" not in cosine.result.way.overridden
+
+
+def test_a_table_that_has_made_classes_alike_leaves_nothing_to_be_treated(order: Order) -> None:
+    rows = [(f"blue/{index:02}.png", "blue", 3.5, "test" if index == 2 else "train") for index in range(3)]
+    rows += [(f"red/{index:02}.png", "red", 1, "test" if index == 7 else "train") for index in range(8)]
+    source = table(order.question.source / "t.csv", rows, "path,label,weight,split")
+    treated = fit.fit(asking(order, source=source), quiet(7)).result.way.imbalance
+    assert treated is not None
+    assert treated.startswith("the most common class has 1 times as many images as the rarest")
 
 
 def test_features_that_are_no_numbers_are_named(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:

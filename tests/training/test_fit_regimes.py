@@ -4,13 +4,15 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from export import run
 from export.progress import Steps
@@ -21,13 +23,14 @@ from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
 from training.dataset import Plan
-from training.errors import ExplodedError, HeadError, TuningError
+from training.errors import ExplodedError, FrozenError, HeadError, TuningError
 from training.fit import Order, Trained
 from training.fitting import Kind
 from training.parts import parts
 from training.question import Question
 from training.result import CURVES, FROZEN_HEAD, METRICS, Result
 from training.tuning import augmentation, loop, pace
+from training.tuning.journal import BOARD
 from training.tuning.record import Pace
 
 # Nothing is measured that could come out otherwise.
@@ -111,6 +114,9 @@ def test_with_many_similar_images_the_late_half_is_trained(shop: Shop, tmp_path:
     assert way.imbalance is not None
     assert written.backbone.sha256_before == written.backbone.sha256_after
     assert len((out / CURVES).read_text().splitlines()) == way.tuning.steps + 1
+    board = EventAccumulator(str(out / BOARD))
+    board.Reload()
+    assert len(board.Scalars("rate")) == way.tuning.steps
     assert not (out / DECISION).exists()
     assert written.scores["test"].accuracy.value == 1.0
     before = written.baselines[0]
@@ -213,6 +219,31 @@ def test_what_was_chosen_and_comes_apart_gives_way_to_a_head(
     other = replace(shop, folder=shutil.copytree(shop.folder, tmp_path / "shop"))
     with pytest.raises(ExplodedError):
         other.make("large-similar", tmp_path / "asked", changes=hurried)
+
+
+def test_the_head_that_won_is_the_head_that_is_written(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unequal = {"blue": (2, 2), "red": (7, 1)}
+    assert set(unequal) <= set(COLOURS)
+    rows = [
+        (shop.folder / "data" / label / f"{index:02}.png", label, "train" if index < train else "validation")
+        for label, (train, validation) in unequal.items()
+        for index in range(train + validation)
+    ]
+    source = table(tmp_path / "t.csv", rows, "path,label,split")
+    judged: list[torch.Tensor] = []
+
+    def right(start: Any, fitted: Any, samples: Any) -> Any:
+        judged.append(fitted.module.linear.bias.detach().clone())
+        return answered(start, fitted, samples)
+
+    answered = fit._right
+    monkeypatch.setattr(fit, "_right", right)
+    monkeypatch.setattr(race, "_winner", lambda *_: (0, "won"))
+    shop.make("small-different", tmp_path / "run", source)
+    (before,) = judged
+    assert torch.equal(load_file(tmp_path / "run" / run.WEIGHTS)["head.linear.bias"], before)
 
 
 def test_where_no_image_can_be_held_out_there_is_no_race_and_a_run_all_the_same(shop: Shop, tmp_path: Path) -> None:
@@ -368,11 +399,51 @@ def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then
     assert list(decided.iterdir()) == list(trainings.iterdir()) == []
 
 
+def test_killed_in_the_midst_of_an_epoch_it_ends_with_the_same_weights(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**CHANGES, "epochs": 2, "batch_size": 4, "rate": 0.01}
+    monkeypatch.setattr(loop, "tune", partial(loop.tune, checkpoint_s=0))
+    taken: list[int] = []
+    step = loop._step
+
+    def counted(training: Any, batch: Any) -> Mapping[str, float]:
+        taken.append(training.at.step)
+        return step(training, batch)
+
+    def killed(training: Any, batch: Any) -> Mapping[str, float]:
+        return interrupt() if training.at.step == 7 else step(training, batch)
+
+    monkeypatch.setattr(loop, "_step", counted)
+    whole = shop.make("large-similar", tmp_path / "whole", changes=changes)
+    assert taken == list(range(10))
+    monkeypatch.setattr(loop, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shop.make("large-similar", tmp_path / "again", changes=changes)
+    taken.clear()
+    monkeypatch.setattr(loop, "_step", counted)
+    again = shop.make("large-similar", tmp_path / "again", changes=changes)
+    assert taken == [7, 8, 9]
+    assert again.run.weights_sha256 == whole.run.weights_sha256
+
+
+def test_a_frozen_tensor_that_changed_is_no_run(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrained = fit._pretrained
+    monkeypatch.setattr(
+        fit, "_pretrained", lambda *given: {name: each + 1 for name, each in pretrained(*given).items()}
+    )
+    with pytest.raises(
+        FrozenError, match=r"^Expected what was frozen to keep the tensors \w{64}\. Received: \w{64}\.$"
+    ):
+        shop.make("small-similar", tmp_path / "run", changes={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def at_pace(images_per_s: float) -> Pace:
     return Pace(precision="fp32", channels_last=False, images_per_s=images_per_s, cosine=1.0, refused=None)
 
 
-def interrupt(*_: object) -> None:
+def interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 

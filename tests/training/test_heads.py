@@ -133,3 +133,12 @@ def test_a_batch_of_none_and_a_vector_of_zeros_are_no_trouble(head: Head) -> Non
     with torch.no_grad():
         assert module({tap: torch.zeros(0, width) for tap, width in WIDTHS.items()}).shape == (0, 4)
         assert bool(module({tap: torch.zeros(1, width) for tap, width in WIDTHS.items()}).isfinite().all())
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.kind)
+def test_an_offset_is_taken_off_every_logit_but_those_of_cosines(head: Head, pooled: dict[str, Tensor]) -> None:
+    module = filled(heads.build(head, WIDTHS, 3))
+    before = module(pooled)
+    heads.take_off(module, (1.0, -2.0, 0.5))
+    off = torch.tensor([0.0, 0.0, 0.0] if head.kind == "cosine" else [1.0, -2.0, 0.5])
+    torch.testing.assert_close(module(pooled), before - off)

@@ -24,6 +24,8 @@ from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Race
 from training.tuned import Answers, Ground
+from training.tuning import imbalance
+from training.tuning.imbalance import Treatment
 from training.tuning.record import Known, Pace, RangeTest
 
 LITE0 = backbones.card("efficientnet_lite0")
@@ -93,6 +95,7 @@ class Machine:
     asked: list[tuple[Sample, ...]] = field(default_factory=list)
     tuned: list[tuple[str, int, int]] = field(default_factory=list)
     tested: list[RangeTest | None] = field(default_factory=list)
+    treated: Treatment = field(default_factory=lambda: imbalance.treat("none", (1,) * CLASSES))
     measured: list[str] = field(default_factory=list)
 
     def ledger(self, name: str | None = None) -> Ledger:
@@ -104,13 +107,13 @@ class Machine:
         return at_pace(self.images_per_s)
 
     def frozen(self) -> race.Frozen:
-        return race.Frozen(self._fit, self._right)
+        return race.Frozen(self._fit, self._right, self.treated)
 
     def _fit(self, plan: Candidate, train: tuple[Sample, ...]) -> Fitted:
         self.learnt.append(train)
         return cast(Fitted, _Made(plan.words(), None, None))
 
-    def _right(self, fitted: Fitted, asked: tuple[Sample, ...], _: tuple[float, ...]) -> NDArray[np.bool_]:
+    def _right(self, fitted: Fitted, asked: tuple[Sample, ...]) -> NDArray[np.bool_]:
         self.asked.append(asked)
         return self.right[cast(_Made, fitted).module]
 
@@ -507,10 +510,12 @@ def test_where_unequal_classes_are_treated_each_counts_alike(machine: Machine) -
     # One names the common class always, the other tells the rare ones.
     machine.right = {HEAD: labels == 0, words("c1"): (labels != 0) | rightly(60, 100)}
     raced = plans("small-similar", "large-different")
+    machine.treated = imbalance.choose((90, 5, 3, 2))
     found = run(machine, raced, shown)
     assert [heat.accuracy for heat in found.heats] == pytest.approx([1 / 4, (60 / 90 + 3) / 4])
     assert found.chosen == 1
     assert "answered 91.7% of 100 validation images right, all classes counting alike" in found.reason
+    machine.treated = imbalance.treat("none", (90, 5, 3, 2))
     untreated = run(machine, [changed(plan, imbalance="none") for plan in raced], shown)
     assert [heat.accuracy for heat in untreated.heats] == pytest.approx([0.9, 0.7])
     assert untreated.chosen == 0

@@ -199,7 +199,9 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor])
         if name in tensors and tensors[name].shape != each.shape
     ]
     if wrong:
-        raise BackboneError(f"Expected tensors of the module's shapes. Received: {_some(wrong)}.")
+        raise BackboneError(
+            f"Expected tensors of the module's shapes. Received: {_some(wrong)}. Name the backbone that they are of."
+        )
 
 
 def _adapted(module: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

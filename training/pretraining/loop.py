@@ -103,7 +103,7 @@ def learn(
         training = _begin(module, views, chosen, kept.newest())
         at = training.at
         advance(at.step)
-        journal = Journals(folder, at.step, at.epoch)
+        journal = Journals(folder, at.step, at.epoch, "pretraining")
         begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
         try:
             while at.epoch < chosen.epochs:

@@ -29,7 +29,7 @@ from training.pretraining.record import Epoch, Parent, Pretraining
 from training.taps import TappedBackbone
 from training.tuning import pixels
 from training.tuning.augmentation import Augmentation
-from training.tuning.journal import METRICS
+from training.tuning.journal import BOARD, METRICS
 from training.tuning.order import Order as Drawn
 from training.tuning.pixels import Pixels
 
@@ -220,6 +220,8 @@ def _write(lesson: _Lesson, history: tuple[Epoch, ...], backbone: nn.Module, fol
         (draft / record.PRETRAINING).write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (draft / record.IMAGES).write_text("".join(f"{each.sha256.hex()}\n" for each in data.images), encoding="ascii")
         shutil.copyfile(folder / METRICS, draft / record.CURVES)
+        if (folder / BOARD).is_dir():
+            staging.copy_files(folder / BOARD, draft / BOARD)
     return made
 
 

@@ -36,12 +36,16 @@ class Treatment:
         reason: Why, in plain words.
         weights: What an image of each class counts, on average 1 over the images; all 1 but for class weights.
         offsets: What to add to each class's logit in training; all 0 but for logit adjustment.
+        habits: What to take off each class's logit where a head was trained on all images alike, for it to answer as
+            one that was treated: the logarithm of how common the class is, as far as that is not to be learnt; all 0
+            where nothing is done.
     """
 
     kind: Kind
     reason: str
     weights: tuple[float, ...]
     offsets: tuple[float, ...]
+    habits: tuple[float, ...]
 
 
 def importance(treatment: Treatment, labels: Sequence[int]) -> NDArray[np.float64]:
@@ -78,9 +82,10 @@ def choose(counts: Sequence[float]) -> Treatment:
     if ratio <= MOST_ALIKE:
         return treat("none", counts, f"{said}; up to {MOST_ALIKE:g} times nothing is to be done")
     if ratio <= MOST_WEIGHTED:
-        return treat("class weights", counts, f"{said}: images of rare classes count more, by the square root")
+        return treat("class weights", counts, f"{said}: rare classes count more, by the square root")
     # Not sampling: it shows the rare images so often that they are learnt by heart.
-    return treat("logit adjustment", counts, f"{said}: weights would be so uneven that single images shake a step")
+    why = "weights so uneven would let single images shake a step"
+    return treat("logit adjustment", counts, f"{said}: logits are adjusted for all classes to count alike; {why}")
 
 
 def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Treatment:
@@ -101,15 +106,17 @@ def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Tre
     if kind not in get_args(Kind):
         raise TuningError(f"Expected one of {', '.join(get_args(Kind))}. Received: {kind}.")
     part = np.array(counts, np.float64) / sum(counts)
-    weights, offsets = np.ones_like(part), np.zeros_like(part)
+    weights, offsets, habits = np.ones_like(part), np.zeros_like(part), np.zeros_like(part)
     if kind == "class weights":
         weights = part**-_TEMPER
         weights /= (weights * part).sum()
     if kind == "logit adjustment":
         offsets = np.log(part)
     if kind != "none":
+        # Weights in a loss move the logits that minimise it by their logarithm.
+        habits = (_TEMPER if kind == "class weights" else 1.0) * np.log(part)
         reason += "; models are compared with all classes alike"
-    return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()))
+    return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()), tuple(habits.tolist()))
 
 
 def _check(counts: Sequence[float]) -> None:

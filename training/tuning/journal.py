@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from training.errors import CheckpointError
 
-METRICS = "metrics.jsonl"
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
 # MLflow logs to whatever this names; without it, it would begin a folder wherever the program was started.
 _MLFLOW = "MLFLOW_TRACKING_URI"
 
@@ -123,17 +123,18 @@ class Journals:
     """Every journal that there is a place for, as one.
 
     Args:
-        folder: Where the files lie.
+        folder: Where the files lie: metrics.jsonl, and those of TensorBoard in a folder of that name.
         step: How many steps are done.
         epochs: How many epochs are.
+        name: What is trained, in words.
     """
 
-    def __init__(self, folder: Path, step: int, epochs: int) -> None:
+    def __init__(self, folder: Path, step: int, epochs: int, name: str) -> None:
         self._all: list[Journal] = [Lines(folder, step, epochs)]
         if importlib.util.find_spec("tensorboard"):
-            self._all.append(Board(folder / "tensorboard", step))
+            self._all.append(Board(folder / BOARD, step))
         if os.environ.get(_MLFLOW) and importlib.util.find_spec("mlflow"):
-            self._all.append(Mlflow(folder.name))
+            self._all.append(Mlflow(name))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Note figures as they are after a number of steps."""

@@ -62,12 +62,14 @@ class Lessons:
         validation: Images to choose the best epoch by; None to keep the last one.
         sha256: Names images, labels and augmentation: a checkpoint of others is refused.
         offset: float32 `[C]`, added to the logits while training (arXiv:2007.07314), or None.
+        name: What is trained, in words.
     """
 
     feed: Feed
     validation: Validation | None
     sha256: str
     offset: Tensor | None = None
+    name: str = "fine-tuning"
 
 
 @dataclass
@@ -161,7 +163,7 @@ def _run(  # noqa: PLR0917
 ) -> None:
     """Take all steps from where a training is to its end."""
     at, fabric, model = training.at, training.fabric, training.model
-    journal: Journal = Journals(folder, at.step, at.epoch) if fabric.is_global_zero else Silent()
+    journal: Journal = Journals(folder, at.step, at.epoch, lessons.name) if fabric.is_global_zero else Silent()
     advance(at.step)
     begun_s, saved_s = time.monotonic() - at.seconds, time.monotonic()
     try:

@@ -21,7 +21,7 @@ from training.pretraining.methods import Method
 from training.pretraining.pretrain import STEPS, pretrain
 from training.pretraining.record import Epoch, Pretraining
 
-FILES = {"backbone.safetensors", "curves.jsonl", "images.txt", "pretraining.json"}
+FILES = {"backbone.safetensors", "curves.jsonl", "images.txt", "pretraining.json", "tensorboard"}
 pytestmark = pytest.mark.usefixtures("registered")
 
 

@@ -83,14 +83,14 @@ def test_mlflow_is_told_where_its_variable_names_a_place(tmp_path: Path, monkeyp
     monkeypatch.setattr(journal.importlib.util, "find_spec", lambda name: name == "mlflow")  # type: ignore[attr-defined]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///anything")
     (tmp_path / "colours").mkdir()
-    written = Journals(tmp_path / "colours", 0, 0)
+    written = Journals(tmp_path / "colours", 0, 0, "the head on colours")
     written.write(1, {"loss": 0.5})
     written.close()
-    assert client.told == [("id of vertebra", "colours"), ("run", "loss", 0.5, 1), "run"]
+    assert client.told == [("id of vertebra", "the head on colours"), ("run", "loss", 0.5, 1), "run"]
 
 
 def test_without_its_variable_mlflow_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(journal, "Mlflow", None)
-    Journals(tmp_path, 0, 0).close()
+    Journals(tmp_path, 0, 0, "nothing").close()
     assert (tmp_path / "tensorboard").is_dir()
