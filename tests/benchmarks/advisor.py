@@ -118,6 +118,7 @@ def measure(rows: Sequence[Row], regime: _Asked, limit_s: float, cache: Path) ->
     way = made.result.way
     return {
         "accuracy": float(right.mean()),
+        "seed": SEED,
         "limit_s": round(limit_s, 1),
         "regime": way.regime,
         "advised": way.advised,

@@ -54,6 +54,7 @@ def measure(order: fit.Order) -> dict[str, object]:
     scores = result.scores["test"]
     return {
         "accuracy": scores.accuracy.model_dump(),
+        "seed": order.question.plan.seed,
         "test_images": scores.images,
         "left_out": len(result.data.left_out),
         "leaks": len(result.data.leaks),

@@ -122,6 +122,7 @@ def measure(images: Images, place: str, precision: Precision, epochs: int, round
     epoch_s, cached_epoch_s = (statistics.median(each.epoch_s for each in runs) for runs in (plain, cached))
     filling_s = statistics.median(filled_s)
     return {
+        "seed": SEED,
         "epoch_s": epoch_s,
         "cached_epoch_s": cached_epoch_s,
         "ratio": cached_epoch_s / epoch_s,

@@ -104,6 +104,7 @@ def measure(order: compare.Order, page: Path) -> dict[str, Any]:
     return {
         "starts": {f"{cell.fraction:.0%}, {_name(cell)}": _figures(found, cell) for cell in found.cells},
         "pretrainings": {init.name: _told(init) for init in order.init},
+        "seed": SEED,
         "validation_images": found.validation,
         "schedule": found.schedule,
     }

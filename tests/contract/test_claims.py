@@ -106,6 +106,7 @@ CLAIMS = {
         f"{T}test_freezing.py::test_no_gradient_is_computed_in_what_is_frozen",
         f"{T}tuning/test_activations.py::test_cached_and_uncached_epochs_give_the_same_weights",
         "cut.json: cells > from c5, kept as fp32, 600 images, 4 epochs > ratio",
+        "crossing.json: cells > 96 px, 10 classes, 250 a class, seed 0 > way_seconds > large-similar",
     ),
     14: claim(
         "frozen for few labels, fine-tuning for many",
@@ -308,8 +309,21 @@ def test_what_frozen_layers_make_is_worth_keeping_and_changes_nothing() -> None:
         assert proofs.figure(f"{cell} > largest_difference") == 0
 
 
+def test_what_lies_behind_frozen_layers_trains_in_less_time() -> None:
+    cell = "crossing.json: cells > 96 px, 10 classes, 250 a class, seed 0"
+    late, everything = (proofs.figure(f"{cell} > way_seconds > large-{each}") for each in ("similar", "different"))
+    assert late < 0.7 * everything
+
+
 def test_the_advisor_costs_what_was_promised() -> None:
     assert proofs.figure("advisor.json: summary > mean_cost") <= 0.2
+
+
+def test_one_quick_pass_is_as_right_and_as_soon_as_was_promised() -> None:
+    seeds = [f"one_epoch.json: cells > quick, seed {seed}" for seed in range(3)]
+    assert min(proofs.figure(f"{seed} > accuracy") for seed in seeds) >= 0.889
+    assert max(proofs.figure(f"{seed} > minutes") for seed in seeds) <= 10
+    assert proofs.figure("one_epoch.json: cells > best, seed 0 > minutes") <= 90
 
 
 def test_a_proof_that_is_not_there_is_told() -> None:

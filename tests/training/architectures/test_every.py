@@ -179,8 +179,29 @@ def test_one_channel_answers_as_three_alike(card: Card, tensors: dict[str, Tenso
     torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-5 * float(three.abs().max()))
 
 
+def test_one_channel_is_tapped_frozen_and_learns(card: Card) -> None:
+    grey = backbones.with_channels(card, 1)
+    body, _ = backbones.parted(building.untrained(grey.backbone.architecture, COLUMNS, seed=0))
+    before = {name: each.clone() for name, each in body.state_dict().items()}
+    shown = pixels(2, side(card, 64))
+    frozen = FrozenBackbone(body, grey.backbone, grey.scaling).train()
+    answers = frozen(shown)
+    assert list(answers) == list(card.backbone.taps())
+    assert not answers[EMBEDDING].requires_grad
+    assert all(torch.equal(each, before[name]) for name, each in body.state_dict().items())
+    free = TappedBackbone(body.requires_grad_(True), grey.backbone, grey.scaling).eval()
+    free(shown)[EMBEDDING].square().sum().backward()
+    stem = body.get_parameter(f"{building.stem(body)}.weight")
+    assert stem.shape[1] == 1
+    assert stem.grad is not None
+
+
 @pytest.mark.timeout(400)
-def test_it_is_exported(card: Card, module: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [3, 1])
+def test_it_is_exported(card: Card, module: nn.Module, tmp_path: Path, channels: int) -> None:
+    if channels == 1:
+        card = backbones.with_channels(card, 1)
+        module = building.untrained(card.backbone.architecture, COLUMNS, seed=0)
     geometry = backbones.sized(card, None, side(card, 64))
     body, classifier = backbones.parted(module)
     assert classifier is not None
@@ -195,7 +216,9 @@ def test_it_is_exported(card: Card, module: nn.Module, tmp_path: Path) -> None:
     found = verify.verify(Engine(path, threads=2), shown, program.answers(model, shown))
     assert {each.output for each in found} == {LOGITS, EMBEDDING}
     lowest, largest = min(each.lowest_cosine for each in found), max(each.largest_difference for each in found)
-    print(f"{card.backbone.name}: lowest cosine {lowest:.8f}, largest difference {largest:.1e}")  # pytest -rP shows it
+    print(
+        f"{card.backbone.name}, {channels} channels: lowest cosine {lowest:.8f}, largest difference {largest:.1e}"
+    )  # pytest -rP shows it
     assert lowest > 1 - 1e-5
 
 

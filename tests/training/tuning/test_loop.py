@@ -66,6 +66,20 @@ def test_only_what_is_said_to_be_trained_has_changed(tmp_path: Path) -> None:
     assert {name.split(".")[3] for name in changed if ".blocks." in name} == {"3", "4"}
 
 
+def test_no_step_follows_more_of_a_gradient_than_its_longest(tmp_path: Path) -> None:
+    before = tunable().state_dict()
+
+    def moved(clip_norm: float) -> float:
+        """How far a single step goes."""
+        one: dict[str, Any] = {"feed": Colours(images=16), "validation": None}
+        options: dict[str, Any] = {"epochs": 1, "average": "none", "warm_up": 0.0, "weight_decay": 0.0}
+        found = tuned(tmp_path / str(clip_norm), taught=one, clip_norm=clip_norm, **options)
+        return math.sqrt(sum(float((found.state[name] - before[name]).square().sum()) for name in found.trained))
+
+    assert moved(0.2) == pytest.approx(2 * moved(0.1), rel=0.01)
+    assert moved(1e9) > 1.5 * moved(0.2)
+
+
 def test_every_part_moves_in_one_step_at_a_tenth_of_the_original_rate(tmp_path: Path) -> None:
     before = tunable().state_dict()
     found = tuned(

@@ -157,7 +157,13 @@ def test_other_architectures_in_two_halves(architecture: str) -> None:
     torch.testing.assert_close(model(*model.before_cut(PIXELS)), model(PIXELS), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "mobilenetv3_small", "efficientnet_b0", "alexnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "mobilenetv2", "mobilenetv3_small", "efficientnet_b0", "alexnet"),
+        pytest.param("vgg16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("place", [-2, None])
 def test_those_of_torchvision_in_two_halves(name: str, place: int | None) -> None:
     listed = backbones.card(name)
