@@ -318,12 +318,9 @@ class Result(_Frozen):
             if leaks := sum(leak.of == of for leak in self.data.leaks):
                 lines.append(_leaking(leaks, of))
         if wrong := self.data.contradictions():
-            pairs = (
-                "pair of training images is nearly one image and has"
-                if wrong == 1
-                else ("pairs of training images are nearly one image and have")
-            )
-            lines.append(f"{wrong} {pairs} two labels; {METRICS} names them")
+            pairs = "pair of training images is" if wrong == 1 else "pairs of training images are"
+            why = f"one is wrong, or a detail matters. {REPORT} lists them"
+            lines.append(f"{wrong} {pairs} nearly one image, with two labels: {why}")
         if self.way.seen:
             lines.append(self.way.seen_words())
         if left_out := len(self.data.left_out):

@@ -315,9 +315,8 @@ def test_training_images_that_are_nearly_one_are_listed_and_two_labels_are_told(
     text = training.page(result).words
     assert "2 pairs of training images that are nearly one image, 1 of them with two labels" in text
     assert "a/1.png a b/2.png b a/3.png a a/4.png a" in text
-    assert (
-        "1 pair of training images is nearly one image and has two labels; metrics.json names them" in result.summary()
-    )
+    why = "one is wrong, or a detail matters. report.html lists them"
+    assert f"1 pair of training images is nearly one image, with two labels: {why}" in result.summary()
     assert "No two training images are nearly one." in training.page().words
     many = training.result().model_copy(update={"data": training.data(repeats=None)})
     assert "Training images were not held against one another, because there are too many" in training.page(many).words
