@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_it_learns_and_says_how(tmp_path: Path) -> None:
     assert (record.settings.rate, record.settings.rate_rule, record.notes) == (0.02, "asked for", ())
     assert all(torch.equal(each, found.state[name]) for name, each in given.model.state_dict().items())
     assert not given.model.training
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_it_learns_the_same(tmp_path: Path) -> None:
+    plain, compiled = (tuned(tmp_path / str(each), compile=each) for each in (False, True))
+    assert compiled.record.settings.compile
+    for name, each in plain.state.items():
+        torch.testing.assert_close(compiled.state[name], each, rtol=1e-3, atol=1e-4)
 
 
 def test_only_what_is_said_to_be_trained_has_changed(tmp_path: Path) -> None:
