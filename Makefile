@@ -58,7 +58,9 @@ bench: .venv/dev .demo/alone/imagenet
 	$(BIN)/python -m tests.benchmarks.fuzz
 	$(BIN)/python -m tests.benchmarks.bottleneck --images 600
 	$(BIN)/python -m tests.benchmarks.elpv
+	$(BIN)/python -m tests.benchmarks.elpv --regime auto --seeds 3 --time-limit-min 10
 	$(BIN)/python -m tests.benchmarks.cut --images 600
+	$(BIN)/python -m tests.benchmarks.compiled
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe quick --seeds 3)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe best)

@@ -19,7 +19,7 @@ from export.labelled import LabelledImage, Split
 from export.progress import Steps
 from export.run import EMBEDDING, Head
 from service.bundle import CropGeometry
-from training import backbones, baselines, features, freezing, heads, opening, published, race, report, tuned
+from training import backbones, baselines, features, freezing, opening, published, race, report, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, candidates
 from training.advice.decide import DECISION, UNADVISED, Decision, Leaning
@@ -97,6 +97,7 @@ class _Start:
     order: Order
     opened: Opened
     source: Source | None
+    plans: tuple[Candidate, ...]
     counts: Counts
     deadline_s: float
     fitted: dict[tuple[object, ...], Fitted] = field(default_factory=dict)
@@ -115,8 +116,9 @@ class _Start:
 
     @cached_property
     def treated(self) -> Treatment:
+        """How unequal classes are treated, where any of the plans learns how common they are."""
         asked = Plan.model_validate({"unfreeze_from": None, **self.order.changes})
-        return tuned.treatment(self.ground(), asked.imbalance)
+        return tuned.treatment(self.ground(), asked.imbalance if _treats(self.order, self.plans) else "none")
 
     @property
     def held_out(self) -> dict[Split, tuple[Sample, ...]]:
@@ -174,7 +176,8 @@ def fit(order: Order, steps: Steps) -> Trained:
         steps: Tells of the steps: STEPS of them, and those that a race or a fine-tuning adds.
 
     Returns:
-        The run, its folder written whole, with metrics.json, decision.json, report.html and images.csv in it.
+        The run, its folder written whole, with metrics.json, decision.json, report.html and images.csv in it, and what a
+        fine-tuning measured by the step.
 
     Raises:
         BackboneError: There is no such backbone, its weights are not what its card says, or its features no numbers.
@@ -195,8 +198,8 @@ def fit(order: Order, steps: Steps) -> Trained:
     decision, plans = _plans(order, data, card, source, steps)
     _check(order, data, card, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
-    start = _Start(order, opened, source, counts, started_s + order.question.limit_s)
-    if _treats(order, plans) and start.treated.kind != "none":
+    start = _Start(order, opened, source, plans, counts, started_s + order.question.limit_s)
+    if start.treated.kind != "none":
         steps.say(f"Unequal classes: {start.treated.reason}.")
     ledger = start.ledger(plans)
     leans = decision.leans if decision else UNADVISED
@@ -334,9 +337,7 @@ def _fit(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
     if plan.tuning is not None:
         return source.fit("linear", [plan.taps])
     # A head alone may read more than the embedding, where cross-validation says so.
-    fitted = source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()])
-    heads.take_off(fitted.module, start.treated.habits)
-    return fitted
+    return source.fit(start.order.head, [(EMBEDDING,), start.card.backbone.taps()], start.treated)
 
 
 def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[np.bool_]:
@@ -536,11 +537,17 @@ def _way(start: _Start, decision: Decision | None, made: _Made) -> Way:
         reasons=decision.reasons if decision else (),
         overridden=_overridden(start, made),
         race=made.race,
-        imbalance=start.treated.reason if _treats(start.order, [plan]) else None,
+        imbalance=_imbalance(start, made),
         tuning=made.fine_tuned.tuned.record if made.fine_tuned else None,
         selection=start.opened.selection,
         seen=_seen(start),
     )
+
+
+def _imbalance(start: _Start, made: _Made) -> str | None:
+    """How unequal classes were treated in what was made; what was learnt of fewer images may have gone by these."""
+    treated = made.fine_tuned.treatment if made.fine_tuned else start.treated
+    return treated.reason if treated.kind != "none" and _treats(start.order, [made.plan]) else None
 
 
 def _trains(made: _Made) -> str:

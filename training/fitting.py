@@ -5,7 +5,7 @@ Knows neither where the features came from nor what the held-out images are: it 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +20,8 @@ from training import heads, mlp
 from training.errors import HeadError
 from training.logistic import Problem, Solution
 from training.result import Calibration, Convergence, HeadResult, Trial
+from training.tuning import imbalance
+from training.tuning.imbalance import Treatment
 
 Kind: TypeAlias = Literal["linear", "mlp", "cosine"]
 
@@ -49,6 +51,7 @@ class Examples:
         groups: What must not be divided between folds, for each image; None for an image that is on its own.
         classes: Their names, by column.
         seed: Draws the folds.
+        treated: How unequal classes are treated; None where every image is to count alike.
     """
 
     matrix: Callable[[tuple[str, ...]], Tensor]
@@ -59,10 +62,20 @@ class Examples:
     groups: Sequence[str | None]
     classes: Sequence[str]
     seed: int
+    treated: Treatment | None = None
 
     def repeated(self, per_image: Tensor) -> Tensor:
         """What is said of images `[N]`, of the rows of `matrix`."""
         return per_image.repeat(self.views)
+
+    def right(self, logits: Tensor, asked: Tensor) -> float:
+        """What part of some images logits `[N, C]` answer rightly, with all classes counting alike where treated."""
+        weights, log_prior = self.weights[asked], torch.zeros(len(self.classes))
+        if self.treated:
+            weights = weights * torch.from_numpy(imbalance.importance(self.treated, self.labels.tolist()))[asked]
+            log_prior = torch.tensor(self.treated.log_prior)
+        right = ((logits - log_prior).argmax(dim=1) == self.labels[asked]).double()
+        return float((right * weights).sum() / weights.sum())
 
     def width_of(self, taps: Sequence[str]) -> tuple[int, ...]:
         """How many numbers each of these taps has."""
@@ -117,11 +130,13 @@ def fit(kind: Kind, candidates: Sequence[tuple[str, ...]], examples: Examples) -
         HeadError: A class has fewer than two images that may be divided.
     """
     folds = _folds(examples)
-    if kind == "linear":
-        return _linear(candidates, examples, folds)
-    if kind == "mlp":
-        return _mlp(candidates[-1], examples, folds)
-    return _cosine(candidates[0], examples, folds)
+    if kind == "cosine":
+        # It learns nothing of how common a class is.
+        return _cosine(candidates[0], replace(examples, treated=None), folds)
+    fitted = _linear(candidates, examples, folds) if kind == "linear" else _mlp(candidates[-1], examples, folds)
+    if examples.treated:
+        heads.take_off(fitted.module, examples.treated.log_prior)
+    return fitted
 
 
 def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Tensor) -> Fitted:
@@ -302,9 +317,7 @@ def _candidate(
         # Rows of the first, plain view: what was augmented is learnt from and never asked about.
         held_out = torch.nonzero(folds == number)[:, 0]
         logits[held_out] = answer(_Part(number, examples.repeated(learnt), held_out))
-        right = (logits[held_out].argmax(dim=1) == examples.labels[held_out]).double()
-        weights = examples.weights[held_out]
-        accuracies.append(float((right * weights).sum() / weights.sum()))
+        accuracies.append(examples.right(logits[held_out], held_out))
     trial = Trial(
         taps=taps,
         l2=l2,

@@ -103,17 +103,17 @@ class CosineHead(nn.Module):
         return self.scale * functional.linear(unit(joined(pooled, self._taps)), self.prototypes)
 
 
-def take_off(head: nn.Module, offsets: Sequence[float]) -> None:
-    """Take an offset from each class's logit; a cosine head, which has learnt no class to be common, keeps its own.
+def take_off(head: nn.Module, log_prior: Sequence[float]) -> None:
+    """Take off each class's logit what a head has learnt of how common the class is.
 
     Args:
-        head: A linear head or an MlpHead; or a CosineHead, to which nothing is done.
-        offsets: One for each class.
+        head: A linear head or an MlpHead; or a CosineHead, which has learnt none of that and stays as it is.
+        log_prior: What to take off, for each class.
     """
     if not isinstance(head, CosineHead):
         last = head.get_parameter("linear.bias" if isinstance(head, LinearHead) else "second.bias")
         with torch.no_grad():
-            last.sub_(torch.tensor(offsets))
+            last.sub_(torch.tensor(log_prior))
 
 
 def joined(pooled: Mapping[str, Tensor], taps: tuple[str, ...]) -> Tensor:

@@ -66,8 +66,9 @@ class Data(_Frozen):
         left_out: Files that were left out, as --on-bad skip asks.
         leaks: Held-out images that are in the training split too, and test images that are in the validation split, by
             which choices are made. Figures that count them are too good.
-        repeats: Training images that are nearly others, each pair once, those of different labels first; None where
-            there are too many images to hold each against all others.
+        repeats: Training images that are nearly others which are not of their group: each with the closest, and the
+            closest of another label, a pair once, those of two labels first. None where there are too many images to
+            hold each against all others.
     """
 
     source: str
@@ -237,7 +238,7 @@ class Way(_Frozen):
         reasons: Why, in sentences; decision.json has the evidence.
         overridden: What a person chose themselves.
         race: The plans that were tried; None where there was one alone.
-        imbalance: How unequal classes were treated; None where nothing learnt how common they are.
+        imbalance: How unequal classes were treated, and why; None where they were not.
         tuning: How the fine-tuning went; None where nothing was fine-tuned.
         selection: How the backbone was chosen; None where a person did.
         seen: How many held-out images the backbone had learnt from before, without labels: of a `--init` that is known.
@@ -309,6 +310,8 @@ class Result(_Frozen):
             lines.append(self.way.selection.reason)
         if self.way.race:
             lines.append(self.way.race.reason)
+        if self.way.imbalance:
+            lines.append(f"unequal classes were treated, at a cost in plain accuracy: {self.way.imbalance}")
         lines += [self._line(split) for split in self.scores]
         lines += self._lost()
         if tuning:

@@ -15,6 +15,7 @@ from training.dataset import Sample
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted, Kind
 from training.report import HeldOut
+from training.tuning.imbalance import Treatment
 from training.views import PLAIN, View
 
 
@@ -48,9 +49,9 @@ class Source:
         asked = features.extract(held_out, (PLAIN,), self.extractor, self.cache, advance)
         return Counts(learnt.from_cache + asked.from_cache, learnt.computed + asked.computed)
 
-    def fit(self, kind: Kind, candidates: Sequence[tuple[str, ...]]) -> Fitted:
+    def fit(self, kind: Kind, candidates: Sequence[tuple[str, ...]], treated: Treatment | None = None) -> Fitted:
         """Train a head on the training images; see fitting.fit."""
-        return fitting.fit(kind, candidates, self._examples())
+        return fitting.fit(kind, candidates, replace(self._examples(), treated=treated))
 
     def answer(self, fitted: Fitted, samples: Sequence[Sample]) -> HeldOut:
         """What a head makes of images, as they are."""

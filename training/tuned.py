@@ -151,11 +151,11 @@ def fine_tune(
     # What was measured was all of the model, not what lies behind a cut.
     known = known.model_copy(update={"paces": None}) if pays else known
     offset = torch.tensor(treated.offsets) if any(treated.offsets) else None
-    if offset is not None:
-        # Training begins with the answers that the probe learnt to give: they were learnt without an offset.
-        heads.take_off(learner.model.head, treated.offsets)
+    if probed:
+        # It was fitted to all images alike: training begins with the answers that it is to end with.
+        heads.take_off(learner.model.head, treated.log_prior)
     named = _digest(ground, candidate, probed)
-    lessons = Lessons(feed, validation, named, offset, f"{candidate.regime}: {candidate.words()}")
+    lessons = Lessons(feed, validation, named, offset, f"{candidate.regime}: {candidate.words()}, {named[:8]}")
     folder = ground.cache / _TRAININGS / named
     with steps.step("fine-tune", plan.epochs * looks.order.steps) as advance:
         try:
@@ -264,7 +264,10 @@ def treatment(ground: Ground, kind: Kind | Auto) -> Treatment:
     for sample in ground.train:
         # A table may have made them alike already.
         counts[sample.label] += sample.weight
-    return imbalance.choose(counts) if kind == "auto" else imbalance.treat(kind, counts)
+    if kind != "auto":
+        return imbalance.treat(kind, counts)
+    is_weighed = any(sample.weight != 1 for sample in ground.train)
+    return imbalance.choose(counts, "weighted images" if is_weighed else "images")
 
 
 def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treated: Treatment) -> Augmented:

@@ -64,27 +64,31 @@ def find(held_out: NDArray[Any], train: NDArray[Any]) -> NDArray[np.int64]:
     Returns:
         The place of its twin in `train` for each held-out picture, -1 for those that have none; int64 `[N]`.
     """
-    return _find(held_out, train, others=len(train), own=False)
+    return _find(held_out, train, np.full(len(held_out), -1), np.zeros(len(train), np.int64))
 
 
-def within(pictures: NDArray[Any]) -> NDArray[np.int64]:
-    """Find the twin of each picture among the others.
+def within(pictures: NDArray[Any], families: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find the twin of each picture among those of other families.
 
     Args:
         pictures: Sketches `[N]`.
+        families: int64 `[N]`, from 0: pictures of one family, each with itself at least, are not held together.
 
     Returns:
         The place of its twin for each, -1 for those that have none; int64 `[N]`.
     """
-    if len(pictures) < 2:
-        return np.full(len(pictures), -1)
-    return _find(pictures, pictures, others=len(pictures) - 1, own=True)
+    return _find(pictures, pictures, families, families)
 
 
-def _find(asked: NDArray[Any], among: NDArray[Any], others: int, *, own: bool) -> NDArray[np.int64]:
-    twins = _same(asked, among, own=own)
+def _find(
+    asked: NDArray[Any], among: NDArray[Any], of_asked: NDArray[np.int64], of_among: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    twins = _same(asked, among, of_asked, of_among)
+    own = asked is among
+    rank = min(_RANK, len(among) - 1 - own)
+    if rank < 0:
+        return twins
     theirs = _descriptors(among)  # [M, 255]
-    rank = min(_RANK, others - 1)
     step = max(1, _BLOCK // len(among))
     for start in range(0, len(asked), step):
         block = slice(start, start + step)
@@ -92,9 +96,11 @@ def _find(asked: NDArray[Any], among: NDArray[Any], others: int, *, own: bool) -
         if own:
             places = np.arange(len(alike))
             alike[places, start + places] = -np.inf
+        usual = np.partition(alike, len(among) - 1 - rank, axis=1)[:, len(among) - 1 - rank]
+        if own:
+            alike[of_asked[block, None] == of_among] = -np.inf
         best = alike.argmax(axis=1)
         closest = alike.max(axis=1)
-        usual = np.partition(alike, len(among) - 1 - rank, axis=1)[:, len(among) - 1 - rank]
         is_twin = (closest >= _ALIKE) & (1 - closest <= _CLOSER * (1 - usual))
         twins[block] = np.where((twins[block] < 0) & is_twin, best, twins[block])
     return twins
@@ -112,10 +118,15 @@ def _descriptors(sketches: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(waves / length, np.float32)
 
 
-def _same(asked: NDArray[Any], among: NDArray[Any], *, own: bool) -> NDArray[np.int64]:
-    """The first that has the very same sketch and, where they are their own, is another one."""
-    places: defaultdict[bytes, list[int]] = defaultdict(list)
-    for place, row in enumerate(among):
-        places[row.tobytes()].append(place)
-    found = (places.get(row.tobytes(), []) for row in asked)
-    return np.array([next((at for at in same if not own or at != row), -1) for row, same in enumerate(found)], np.int64)
+def _same(
+    asked: NDArray[Any], among: NDArray[Any], of_asked: NDArray[np.int64], of_among: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The first of another family that has the very same sketch."""
+    firsts: defaultdict[bytes, dict[int, int]] = defaultdict(dict)
+    for place, (row, family) in enumerate(zip(among, of_among.tolist(), strict=True)):
+        firsts[row.tobytes()].setdefault(family, place)
+    found = (
+        next((place for other, place in firsts.get(row.tobytes(), {}).items() if other != family), -1)
+        for row, family in zip(asked, of_asked.tolist(), strict=True)
+    )
+    return np.array(list(found), np.int64)

@@ -58,7 +58,8 @@ def _origin(command: str) -> dict[str, object]:
         "usable_cpus": cpu.usable(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy")} | {"onnxruntime": ort.__version__},
+        "versions": {each: version(each) for each in ("grpcio", "pillow", "numpy", "torch")}
+        | {"onnxruntime": ort.__version__},
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests import proofs
 
 T = "tests/training/"
+STARTS = "starts.json: cells > 2000 images, 64 px, 50 epochs without labels > starts"
 
 
 @dataclass(frozen=True)
@@ -261,18 +262,21 @@ CLAIMS = {
         f"{T}pretraining/test_pretrain.py::test_weights_are_written_with_all_that_they_follow_from",
         f"{T}pretraining/test_pretrain.py::test_a_fit_begins_with_them_and_its_run_says_so",
         f"{T}test_compare.py::test_every_start_is_trained_with_every_part_of_the_labels",
+        f"{STARTS} > 1%, vicreg > accuracy > value",
     ),
     42: claim(
         "learning without labels first is needed no more: that is measured, not said",
         f"{T}test_compare.py::test_every_start_is_trained_with_every_part_of_the_labels",
         f"{T}test_comparison.py::test_arrived_is_nearly_the_best_of_any_start_with_as_many_labels",
         f"{T}test_comparison.py::test_what_speaks_against_it_is_said",
+        f"{STARTS} > 100%, vicreg > accuracy > value",
     ),
     43: claim(
         "a random start catches up after long enough",
         f"{T}test_compare.py::test_all_have_one_schedule_and_a_whole_curve",
         f"{T}test_comparison.py::test_arrived_is_nearly_the_best_of_any_start_with_as_many_labels",
         f"{T}test_comparison.py::test_the_page_draws_every_start_and_escapes_names",
+        f"{STARTS} > 100%, random > accuracy > value",
     ),
     44: claim(
         "transfer learning, fine-tuning, pretraining, backbone: the words",
@@ -315,8 +319,18 @@ def test_what_lies_behind_frozen_layers_trains_in_less_time() -> None:
     assert late < 0.7 * everything
 
 
-def test_the_advisor_costs_what_was_promised() -> None:
-    assert proofs.figure("advisor.json: summary > mean_cost") <= 0.2
+@pytest.mark.parametrize("labels", ["1%", "10%", "100%"])
+def test_no_start_was_as_good_as_the_published_weights(labels: str) -> None:
+    published, *others = (
+        proofs.figure(f"{STARTS} > {labels}, {start} > accuracy > {bound}")
+        for start, bound in (("pretrained", "low"), ("vicreg", "high"), ("denoising", "high"), ("random", "high"))
+    )
+    assert published > max(others)
+
+
+def test_the_advisor_loses_and_costs_no_more_than_was_promised() -> None:
+    for figure, most in (("mean_regret", 0.01), ("worst_regret", 0.03), ("mean_cost", 0.2), ("hours", 3)):
+        assert proofs.figure(f"advisor.json: summary > {figure}") <= most
 
 
 def test_one_quick_pass_is_as_right_and_as_soon_as_was_promised() -> None:

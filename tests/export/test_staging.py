@@ -68,7 +68,13 @@ def test_the_files_of_a_folder_are_copied_and_no_room_for_them_is_told(tmp_path:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match="too large"):
-            staging.copy_files(tmp_path / "from", tmp_path / "small")
+        with pytest.raises(OSError, match=r"too large: '.*/one'$"):
+            copy(tmp_path / "from", tmp_path / "one")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "one").exists()
+
+
+def copy(source: Path, target: Path) -> None:
+    with staging.staged(target, beside=target.parent) as draft:
+        staging.copy_files(source, draft / "files")

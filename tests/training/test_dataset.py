@@ -238,6 +238,19 @@ def test_training_images_that_are_nearly_one_are_told_those_with_two_labels_firs
     assert (data.repeats, data.contradictions()) == (None, 0)
 
 
+def test_two_labels_are_found_behind_a_nearer_copy_of_the_same_label(named: Path) -> None:
+    """Four times one picture, two of each label: each is nearest to one of its own."""
+    with Image.open(named / "train/ant/01.png") as picture:
+        for copy, quality in (("ant/like.jpg", 90), ("bee/one.jpg", 60), ("bee/two.jpg", 55)):
+            picture.save(named / "train" / copy, quality=quality)
+    data = prepare(named).data
+    assert data.contradictions() >= 2
+    assert data.repeats is not None
+    assert {Path(path).name for each in data.repeats for path in (each.path, each.twin)} == {
+        *("01.png", "like.jpg", "one.jpg", "two.jpg")
+    }
+
+
 def test_training_images_of_one_group_may_be_nearly_one(data: Path) -> None:
     with Image.open(data / "ant/01.png") as picture:
         picture.save(data / "ant/like.jpg", quality=60)

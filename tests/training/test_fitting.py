@@ -12,6 +12,7 @@ from torch import Tensor
 from training import fitting, logistic, mlp
 from training.errors import HeadError
 from training.fitting import Examples, Kind, temperature
+from training.tuning import imbalance
 
 NAMES = ("ant", "bee", "cat")
 
@@ -182,6 +183,22 @@ def test_a_path_goes_on_while_all_answers_are_the_most_frequent_class_but_surer(
     assert len(plateau) >= 2
     assert max(trial.accuracy for trial in result.trials) > 0.97
     assert not any(trial.chosen for trial in plateau)
+
+
+def test_where_unequal_classes_are_treated_all_count_alike_in_the_choice_and_in_the_head() -> None:
+    features, labels = blobs(1000, 2, apart=0.25)
+    is_kept = (labels == 0) | (torch.arange(len(labels)) < 50)  # 500 and 25
+    features, labels = features[is_kept], labels[is_kept]
+    treated = imbalance.treat("logit adjustment", labels.bincount().tolist())
+    fitted, plain = (fit(examples(features, labels, treated=each)) for each in (treated, None))
+    # The strongest penalty leaves hardly more than the prior.
+    assert plain.result.trials[0].accuracy == pytest.approx(500 / 525, abs=0.01)
+    assert fitted.result.trials[0].accuracy < 0.85
+    assert fitted.result.trials[0].l2 == plain.result.trials[0].l2
+    others, theirs = blobs(1000, 2, apart=0.25, seed=1)
+    rare = theirs == 1
+    assert accuracy(fitted, others[rare], theirs[rare]) > accuracy(plain, others[rare], theirs[rare]) + 0.2
+    assert accuracy(fitted, others, theirs) > accuracy(plain, others, theirs) + 0.05
 
 
 def test_the_taps_are_chosen_and_of_equals_the_cheapest() -> None:

@@ -317,7 +317,7 @@ def test_training_images_that_are_nearly_one_are_listed_and_two_labels_are_told(
     assert "a/1.png a b/2.png b a/3.png a a/4.png a" in text
     why = "one is wrong, or a detail matters. report.html lists them"
     assert f"1 pair of training images is nearly one image, with two labels: {why}" in result.summary()
-    assert "No two training images are nearly one." in training.page().words
+    assert "No two training images, but for those that are of one group, are nearly one." in training.page().words
     many = training.result().model_copy(update={"data": training.data(repeats=None)})
     assert "Training images were not held against one another, because there are too many" in training.page(many).words
     assert not any("two labels" in each for each in many.summary())

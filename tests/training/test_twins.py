@@ -98,18 +98,35 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(whole, [35, 36, 37, 38, 39, -1, -1, -1, -1, -1])
 
 
+def alone(pictures: NDArray[np.void]) -> NDArray[np.int64]:
+    return np.arange(len(pictures))
+
+
 def test_within_one_set_a_picture_is_no_twin_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = np.concatenate([TRAIN, sketches(recompressed(photograph(3)), photograph(5), photograph(100))])
-    found = twins.within(pictures)
+    found = twins.within(pictures, alone(pictures))
     expected = np.full(len(pictures), -1)
     expected[[3, 40, 5, 41]] = 40, 3, 41, 5
     np.testing.assert_array_equal(found, expected)
     monkeypatch.setattr(twins, "_BLOCK", 3 * len(pictures))
-    np.testing.assert_array_equal(twins.within(pictures), expected)
+    np.testing.assert_array_equal(twins.within(pictures, alone(pictures)), expected)
+
+
+def test_pictures_of_one_family_are_not_held_together() -> None:
+    """Two clips of one scene, of which each picture is nearest to one of its own clip."""
+    scene = photograph(200)
+    again = [recompressed(scene), recompressed(recompressed(scene)), scene, recompressed(scene).resize((60, 60))]
+    pictures = np.concatenate([sketches(*again), TRAIN])
+    families = np.array([0, 0, 1, 1, *range(2, 2 + len(TRAIN))])
+    found = twins.within(pictures, families)
+    assert set(found[:2]) <= {2, 3}
+    assert set(found[2:4]) <= {0, 1}
+    assert (found[4:] == -1).all()
+    same = np.concatenate([np.repeat(pictures[:1], 4), TRAIN])
+    assert twins.within(same, families)[:4].tolist() == [2, 2, 0, 0]
 
 
 def test_of_none_or_one_none_is_a_twin_and_of_two_the_same() -> None:
-    assert twins.within(TRAIN[:0]).tolist() == []
-    assert twins.within(TRAIN[:1]).tolist() == [-1]
-    assert twins.within(TRAIN[:2]).tolist() == [-1, -1]
-    assert twins.within(TRAIN[[0, 0]]).tolist() == [1, 0]
+    for places, expected in (([], []), ([0], [-1]), ([0, 1], [-1, -1]), ([0, 0], [1, 0])):
+        pictures = TRAIN[np.array(places, int)]
+        assert twins.within(pictures, alone(pictures)).tolist() == expected

@@ -219,7 +219,7 @@ def _write(lesson: _Lesson, history: tuple[Epoch, ...], backbone: nn.Module, fol
         )
         (draft / record.PRETRAINING).write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (draft / record.IMAGES).write_text("".join(f"{each.sha256.hex()}\n" for each in data.images), encoding="ascii")
-        shutil.copyfile(folder / METRICS, draft / record.CURVES)
+        (draft / record.CURVES).write_bytes((folder / METRICS).read_bytes())
         if (folder / BOARD).is_dir():
             staging.copy_files(folder / BOARD, draft / BOARD)
     return made

@@ -4,6 +4,7 @@ folder/backbone.safetensors    every tensor of the backbone, by its name in the 
 folder/pretraining.json        the message Pretraining
 folder/images.txt              the SHA-256 of every image that was learnt from, a line each
 folder/curves.jsonl            what was measured at every step and epoch, a line of JSON each
+folder/tensorboard             the same as event files, where tensorboard is installed
 """
 
 from pathlib import Path

@@ -36,7 +36,7 @@ class Treatment:
         reason: Why, in plain words.
         weights: What an image of each class counts, on average 1 over the images; all 1 but for class weights.
         offsets: What to add to each class's logit in training; all 0 but for logit adjustment.
-        habits: What to take off each class's logit where a head was trained on all images alike, for it to answer as
+        log_prior: What to take off each class's logit where a head was trained on all images alike, for it to answer as
             one that was treated: the logarithm of how common the class is, as far as that is not to be learnt; all 0
             where nothing is done.
     """
@@ -45,7 +45,7 @@ class Treatment:
     reason: str
     weights: tuple[float, ...]
     offsets: tuple[float, ...]
-    habits: tuple[float, ...]
+    log_prior: tuple[float, ...]
 
 
 def importance(treatment: Treatment, labels: Sequence[int]) -> NDArray[np.float64]:
@@ -64,11 +64,12 @@ def importance(treatment: Treatment, labels: Sequence[int]) -> NDArray[np.float6
     return len(labels) / len(counts) / counts[places].astype(float)
 
 
-def choose(counts: Sequence[float]) -> Treatment:
+def choose(counts: Sequence[float], unit: str = "images") -> Treatment:
     """Choose by how unequal the classes are.
 
     Args:
         counts: How many images each class has to learn from, above 0; or the sum of what they count.
+        unit: What they are counts of, for the reason.
 
     Returns:
         The treatment.
@@ -78,7 +79,7 @@ def choose(counts: Sequence[float]) -> Treatment:
     """
     _check(counts)
     ratio = max(counts) / min(counts)
-    said = f"the most common class has {ratio:.3g} times as many images as the rarest"
+    said = f"the most common class has {ratio:.3g} times as many {unit} as the rarest"
     if ratio <= MOST_ALIKE:
         return treat("none", counts, f"{said}; up to {MOST_ALIKE:g} times nothing is to be done")
     if ratio <= MOST_WEIGHTED:
@@ -88,13 +89,13 @@ def choose(counts: Sequence[float]) -> Treatment:
     return treat("logit adjustment", counts, f"{said}: logits are adjusted for all classes to count alike; {why}")
 
 
-def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Treatment:
+def treat(kind: Kind, counts: Sequence[float], reason: str | None = None) -> Treatment:
     """Work a treatment out.
 
     Args:
         kind: Which.
         counts: As for `choose`.
-        reason: Why.
+        reason: Why; None where it was asked for.
 
     Returns:
         The treatment.
@@ -106,17 +107,18 @@ def treat(kind: Kind, counts: Sequence[float], reason: str = "asked for") -> Tre
     if kind not in get_args(Kind):
         raise TuningError(f"Expected one of {', '.join(get_args(Kind))}. Received: {kind}.")
     part = np.array(counts, np.float64) / sum(counts)
-    weights, offsets, habits = np.ones_like(part), np.zeros_like(part), np.zeros_like(part)
+    weights, offsets, log_prior = np.ones_like(part), np.zeros_like(part), np.zeros_like(part)
     if kind == "class weights":
         weights = part**-_TEMPER
         weights /= (weights * part).sum()
     if kind == "logit adjustment":
         offsets = np.log(part)
+    reason = reason or f"{kind}, as asked for"
     if kind != "none":
         # Weights in a loss move the logits that minimise it by their logarithm.
-        habits = (_TEMPER if kind == "class weights" else 1.0) * np.log(part)
+        log_prior = (_TEMPER if kind == "class weights" else 1.0) * np.log(part)
         reason += "; models are compared with all classes alike"
-    return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()), tuple(habits.tolist()))
+    return Treatment(kind, reason, tuple(weights.tolist()), tuple(offsets.tolist()), tuple(log_prior.tolist()))
 
 
 def _check(counts: Sequence[float]) -> None:

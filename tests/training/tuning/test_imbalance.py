@@ -36,8 +36,9 @@ def test_nothing_else_changes_where_nothing_or_the_order_is_changed(kind: Kind) 
     chosen = treat(kind, (10, 20))
     assert chosen.weights == (1.0, 1.0)
     assert chosen.offsets == (0.0, 0.0)
-    assert chosen.habits == ((0.0, 0.0) if kind == "none" else pytest.approx((math.log(1 / 3), math.log(2 / 3))))
-    assert chosen.reason == {"none": "asked for"}.get(kind, "asked for; models are compared with all classes alike")
+    assert chosen.log_prior == ((0.0, 0.0) if kind == "none" else pytest.approx((math.log(1 / 3), math.log(2 / 3))))
+    also = "" if kind == "none" else "; models are compared with all classes alike"
+    assert chosen.reason == f"{kind}, as asked for{also}"
 
 
 def test_where_classes_are_treated_they_count_alike_and_elsewhere_images_do() -> None:
@@ -66,13 +67,13 @@ def test_adjusted_logits_learn_to_name_a_class_however_rare_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_without_its_habits_a_head_answers_as_one_that_was_trained_under_the_treatment(kind: Kind) -> None:
+def test_without_its_prior_a_head_answers_as_one_that_was_trained_under_the_treatment(kind: Kind) -> None:
     # Of images that look alike, 90 of one class and 10 of the other: what minimises the loss is known.
     treated = treat(kind, (90, 10))
     counts = np.array([50, 50] if kind == "balanced sampling" else [90, 10]) * treated.weights
     under_treatment = np.log(counts) - treated.offsets
     on_all_alike = np.log([90, 10])
-    difference = under_treatment - (on_all_alike - treated.habits)
+    difference = under_treatment - (on_all_alike - treated.log_prior)
     assert difference[0] == pytest.approx(difference[1])  # what is added to all logits changes no answer
 
 
