@@ -176,8 +176,8 @@ def fit(order: Order, steps: Steps) -> Trained:
         steps: Tells of the steps: STEPS of them, and those that a race or a fine-tuning adds.
 
     Returns:
-        The run, its folder written whole, with metrics.json, decision.json, report.html and images.csv in it, and what a
-        fine-tuning measured by the step.
+        The run, its folder written whole, with metrics.json, decision.json, report.html and images.csv in it, and the
+        curves of a fine-tuning.
 
     Raises:
         BackboneError: There is no such backbone, its weights are not what its card says, or its features no numbers.
