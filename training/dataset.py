@@ -330,9 +330,7 @@ def _repeats(train: Sequence[Checked], store: Store) -> tuple[Repeat, ...] | Non
     if len(train) > _MOST_COMPARED:
         return None
     sketches = store.rows([each.sha256 for each in train])
-    groups = _families(
-        f"alone {place}" if each.image.group is None else each.image.group for place, each in enumerate(train)
-    )
+    groups = _families(place if each.image.group is None else each.image.group for place, each in enumerate(train))
     pairs: set[tuple[int, int]] = set()
     for families in (groups, _families(each.image.label for each in train)):
         found = twins.within(sketches, families)
@@ -345,9 +343,10 @@ def _repeats(train: Sequence[Checked], store: Store) -> tuple[Repeat, ...] | Non
     return tuple(sorted(repeats, key=lambda each: each.label == each.twin_label))
 
 
-def _families(names: Iterable[str]) -> NDArray[np.int64]:
+def _families(names: Iterable[str | int]) -> NDArray[np.int64]:
     """A number for each name, the same for the same one."""
-    return np.unique(np.array(list(names), object).astype(str), return_inverse=True)[1]
+    numbers: dict[str | int, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def _counts(images: Sequence[Checked], labels: Sequence[str]) -> tuple[int, ...]:
