@@ -140,6 +140,8 @@ def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Pa
     except DataError as error:
         raise DataError(f"{error} ({len(faults)} files were left out.)") from error
     chosen = _split(usable, plan)
+    store = _store(cache)
+    sketches = {split: store.rows([each.sha256 for each in of]) for split, of in chosen.items()}
     labels = tuple(sorted({each.image.label for each in usable}))
     columns = {label: column for column, label in enumerate(labels)}
     data = Data(
@@ -149,8 +151,8 @@ def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Pa
         labels_sha256=labels_sha256(labels),
         images={split: _counts(each, labels) for split, each in chosen.items()},
         left_out=tuple(faults),
-        leaks=tuple(_leaks(chosen, _store(cache))),
-        repeats=_repeats(chosen["train"], _store(cache)),
+        leaks=tuple(_leaks(chosen, sketches)),
+        repeats=_repeats(chosen["train"], sketches["train"]),
     )
     return Dataset({split: tuple(_sample(each, columns) for each in of) for split, of in chosen.items()}, data)
 
@@ -305,10 +307,9 @@ def _split(images: Sequence[Checked], plan: Plan) -> dict[Split, list[Checked]]:
     return chosen
 
 
-def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[Leak]:
+def _leaks(chosen: Mapping[Split, Sequence[Checked]], sketches: Mapping[Split, NDArray[Any]]) -> Iterator[Leak]:
     """The twins that held-out images have in a split before theirs: what is chosen by validation is seen there, too."""
     order = list(chosen)
-    sketches = {split: store.rows([each.sha256 for each in images]) for split, images in chosen.items()}
     for number, split in enumerate(order[1:], start=1):
         # As one: what is unusually near is told by how near others are, of which a small split has too few.
         earlier = [(seen, each) for seen in order[:number] for each in chosen[seen]]
@@ -325,11 +326,10 @@ def _leaks(chosen: Mapping[Split, Sequence[Checked]], store: Store) -> Iterator[
             yield Leak(split=split, path=str(each.path), of=seen, twin=str(twin.path), kind=kind)
 
 
-def _repeats(train: Sequence[Checked], store: Store) -> tuple[Repeat, ...] | None:
+def _repeats(train: Sequence[Checked], sketches: NDArray[Any]) -> tuple[Repeat, ...] | None:
     """Each training image with the one that it nearly is, and with one of another label; none of its own group."""
     if len(train) > _MOST_COMPARED:
         return None
-    sketches = store.rows([each.sha256 for each in train])
     groups = _families(place if each.image.group is None else each.image.group for place, each in enumerate(train))
     pairs: set[tuple[int, int]] = set()
     for families in (groups, _families(each.image.label for each in train)):

@@ -139,7 +139,7 @@ class _Start:
     def left_s(self) -> float:
         return self.deadline_s - time.monotonic()
 
-    def ledger(self, plans: Sequence[Candidate]) -> Ledger:
+    def ledger(self) -> Ledger:
         """Where the same order of the same plans and images finds what it has decided before."""
         order, backbone = self.order, self.card.backbone
         facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, self.geometry)
@@ -148,7 +148,7 @@ class _Start:
         for split, samples in sorted(self.data.splits.items()):
             for each in samples:
                 named.update(each.sha256 + f"{split} {each.label} {each.weight} {each.group}".encode())
-        for plan in plans:
+        for plan in self.plans:
             named.update(plan.model_dump_json().encode())
         return Ledger(order.question.cache / _DECIDED / f"{named.hexdigest()}.json")
 
@@ -201,10 +201,10 @@ def fit(order: Order, steps: Steps) -> Trained:
     start = _Start(order, opened, source, plans, counts, started_s + order.question.limit_s)
     if start.treated.kind != "none":
         steps.say(f"Unequal classes: {start.treated.reason}.")
-    ledger = start.ledger(plans)
+    ledger = start.ledger()
     leans = decision.leans if decision else UNADVISED
-    raced = _raced(start, plans, leans, ledger, steps)
-    made = _make(start, plans, raced, ledger, steps)
+    raced = _raced(start, leans, ledger, steps)
+    made = _make(start, raced, ledger, steps)
     trained = _write(start, decision, made, steps)
     # What was written need not be gone on with.
     ledger.forget()
@@ -314,11 +314,11 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: _Start, plans: tuple[Candidate, ...], leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
-    if len(plans) == 1:
+def _raced(start: _Start, leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
+    if len(start.plans) == 1:
         return None
     frozen = race.Frozen(partial(_fitted, start), partial(_right, start), start.treated)
-    return race.race(start.ground(), plans, leans, frozen, start.left_s(), steps, ledger)
+    return race.race(start.ground(), start.plans, leans, frozen, start.left_s(), steps, ledger)
 
 
 def _fitted(start: _Start, plan: Candidate, train: Sequence[Sample]) -> Fitted:
@@ -346,10 +346,10 @@ def _right(start: _Start, fitted: Fitted, samples: Sequence[Sample]) -> NDArray[
     return np.asarray(found.logits.argmax(1) == found.expected)
 
 
-def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
+def _make(start: _Start, raced: Raced | None, ledger: Ledger, steps: Steps) -> _Made:
     """Train by the plan that won on all training images, and ask about the held-out ones."""
     told = raced.race if raced else None
-    plan = plans[told.chosen if told else 0]
+    plan = start.plans[told.chosen if told else 0]
     if plan.tuning is None:
         return _headed(start, plan, told, steps)
     fitted = None if plan.start == "random" else _head(start, plan, steps)
@@ -360,7 +360,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
-        return _instead(start, plans, raced, "the time that was left is too short for that on all images", steps)
+        return _instead(start, raced, "the time that was left is too short for that on all images", steps)
     steps.more(1 + len(start.held_out))
     known = Known(tested=tested, paces=race.paces(ground, within, probed, ledger))
     try:
@@ -369,7 +369,7 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
         # What was asked for is not given up for something else.
         if raced is None or raced.head is None:
             raise
-        return _instead(start, plans, raced, "its loss exploded", steps)
+        return _instead(start, raced, "its loss exploded", steps)
     return _Made(
         plan=plan,
         race=told,
@@ -383,11 +383,11 @@ def _make(start: _Start, plans: Sequence[Candidate], raced: Raced | None, ledger
     )
 
 
-def _instead(start: _Start, plans: Sequence[Candidate], raced: Raced, reason: str, steps: Steps) -> _Made:
+def _instead(start: _Start, raced: Raced, reason: str, steps: Steps) -> _Made:
     """The head that stays where what won cannot be trained."""
     assert raced.head is not None  # or there is nothing to fall back to
     told = {"chosen": raced.head, "reason": f"{raced.race.reason}; {reason}, so a head stays"}
-    return _headed(start, plans[raced.head], raced.race.model_copy(update=told), steps)
+    return _headed(start, start.plans[raced.head], raced.race.model_copy(update=told), steps)
 
 
 def _headed(start: _Start, plan: Candidate, raced: Race | None, steps: Steps) -> _Made:

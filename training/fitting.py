@@ -6,6 +6,7 @@ Knows neither where the features came from nor what the held-out images are: it 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -70,12 +71,17 @@ class Examples:
 
     def right(self, logits: Tensor, asked: Tensor) -> float:
         """What part of some images logits `[N, C]` answer rightly, with all classes counting alike where treated."""
-        weights, log_prior = self.weights[asked], torch.zeros(len(self.classes))
         if self.treated:
-            weights = weights * torch.from_numpy(imbalance.importance(self.treated, self.labels.tolist()))[asked]
-            log_prior = torch.tensor(self.treated.log_prior)
-        right = ((logits - log_prior).argmax(dim=1) == self.labels[asked]).double()
+            logits = logits - torch.tensor(self.treated.log_prior)
+        right, weights = (logits.argmax(dim=1) == self.labels[asked]).double(), self._counts[asked]
         return float((right * weights).sum() / weights.sum())
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """How much each image counts where candidates are compared, float64 `[N]`."""
+        if not self.treated:
+            return self.weights
+        return self.weights * torch.from_numpy(imbalance.importance(self.treated, self.labels.tolist()))
 
     def width_of(self, taps: Sequence[str]) -> tuple[int, ...]:
         """How many numbers each of these taps has."""

@@ -1,12 +1,12 @@
 """A folder is written whole or not at all, and whoever has no room for it is told for what."""
 
-import resource
 from pathlib import Path
 
 import pytest
 
 from export import staging
 from export.errors import TargetError
+from tests.training.test_store import largest_file
 
 
 def test_it_is_there_when_all_of_it_is(tmp_path: Path) -> None:
@@ -41,13 +41,8 @@ def make_meanwhile(target: Path) -> None:
 
 
 def test_who_has_no_room_is_told_for_what(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OSError, match=r"too large: '.*/one'$"):
-            fill(tmp_path / "one")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(1000), pytest.raises(OSError, match=r"too large: '.*/one'$"):
+        fill(tmp_path / "one")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,13 +60,8 @@ def test_the_files_of_a_folder_are_copied_and_no_room_for_them_is_told(tmp_path:
         ("a", 10),
         ("b", 2000),
     ]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OSError, match=r"too large: '.*/one'$"):
-            copy(tmp_path / "from", tmp_path / "one")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(1000), pytest.raises(OSError, match=r"too large: '.*/one'$"):
+        copy(tmp_path / "from", tmp_path / "one")
     assert not (tmp_path / "one").exists()
 
 
