@@ -20,7 +20,7 @@ from export import run
 from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes, table
-from training import backbones, description, features, fit, race, tuned
+from training import backbones, description, features, fit, race, tuned, written
 from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
@@ -31,6 +31,7 @@ from training.fitting import Kind
 from training.parts import parts
 from training.question import Question
 from training.result import CURVES, FROZEN_HEAD, METRICS, Result
+from training.start import Start
 from training.tuning import augmentation, loop, pace
 from training.tuning.journal import BOARD
 from training.tuning.record import Pace
@@ -240,8 +241,8 @@ def test_the_head_that_won_is_the_head_that_is_written(
         judged.append(answered(*given))
         return judged[-1]
 
-    answered = fit._right
-    monkeypatch.setattr(fit, "_right", right)
+    answered = Start.right
+    monkeypatch.setattr(Start, "right", right)
     monkeypatch.setattr(race, "_winner", lambda *_: (0, "won"))
     made = shop.make("small-different", tmp_path / "run", source)
     (before,) = judged
@@ -435,9 +436,9 @@ def test_killed_in_the_midst_of_an_epoch_it_ends_with_the_same_weights(
 
 
 def test_a_frozen_tensor_that_changed_is_no_run(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretrained = fit._pretrained
+    pretrained = written._pretrained
     monkeypatch.setattr(
-        fit, "_pretrained", lambda *given: {name: each + 1 for name, each in pretrained(*given).items()}
+        written, "_pretrained", lambda *given: {name: each + 1 for name, each in pretrained(*given).items()}
     )
     with pytest.raises(
         FrozenError, match=r"^Expected what was frozen to keep the tensors \w{64}\. Received: \w{64}\.$"
