@@ -51,7 +51,7 @@ def measure(crop_px: int) -> dict[str, Any]:
 
 def steps(crop_px: int, kept: bool) -> tuple[list[float], int]:
     """The seconds of every step, and the page faults of all."""
-    if kept and not memory.keep():
+    if kept and not memory.keep(torch.device("cpu")):
         raise RuntimeError("Expected the allocator of glibc. Received: another one.")
     torch.manual_seed(SEED)
     pixels = torch.randint(0, 256, (BATCH, crop_px, crop_px, 3), dtype=torch.uint8)

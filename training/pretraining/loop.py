@@ -19,7 +19,7 @@ from training.errors import TuningError
 from training.freezing import digest
 from training.pretraining.batches import Views
 from training.pretraining.record import Epoch
-from training.tuning import checkpoint, devices, guards, optimizer, schedule
+from training.tuning import checkpoint, devices, guards, memory, optimizer, schedule
 from training.tuning.checkpoint import Checkpoints, Facts, Position
 from training.tuning.guards import Guard
 from training.tuning.journal import METRICS, Journals
@@ -95,6 +95,7 @@ def learn(
     fabric = devices.launched()
     if fabric.world_size > 1:
         raise TuningError(f"Expected one process to pretrain in. Received: {fabric.world_size}.")
+    memory.keep(fabric.device)
     guards.check_numbers(module.state_dict())
     kept = Checkpoints(folder, _facts(module, views, chosen))
     fabric.to_device(module)

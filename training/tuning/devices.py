@@ -5,8 +5,6 @@ import os
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from training.tuning import memory
-
 
 def launched() -> Fabric:
     """Take the place that this process has in a training: alone, or one of those that torchrun started.
@@ -20,6 +18,4 @@ def launched() -> Fabric:
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         fabric = Fabric(devices=here, num_nodes=everywhere // here, strategy="ddp")
     fabric.launch()
-    if fabric.device.type == "cpu":
-        memory.keep()
     return fabric

@@ -18,7 +18,7 @@ from export.progress import Advance
 from export.run import Recipe
 from training.errors import ExplodedError, TuningError
 from training.freezing import digest
-from training.tuning import checkpoint, devices, guards, optimizer, origin, rates, schedule, settings
+from training.tuning import checkpoint, devices, guards, memory, optimizer, origin, rates, schedule, settings
 from training.tuning.activations import CutFeed
 from training.tuning.average import Average
 from training.tuning.checkpoint import Checkpoints, Facts, Position
@@ -124,6 +124,7 @@ def tune(
         CheckpointError: A checkpoint cannot be written, or is of another training.
     """
     fabric = devices.launched()
+    memory.keep(fabric.device)
     model = learner.model
     fabric.to_device(model)
     model.arrange(plan)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from training.tuning import memory
 
@@ -34,9 +35,13 @@ def faults(before: str = "") -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not that of glibc")
 def test_what_is_freed_is_kept() -> None:
-    assert faults("assert memory.keep()") < faults() / 10
+    assert faults("assert memory.keep(torch.device('cpu'))") < faults() / 10
 
 
 def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert not memory.keep()
+    assert not memory.keep(torch.device("cpu"))
+
+
+def test_on_a_gpu_nothing_is_done() -> None:
+    assert not memory.keep(torch.device("cuda"))
