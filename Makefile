@@ -61,9 +61,11 @@ bench: .venv/dev .demo/alone/imagenet
 	$(BIN)/python -m tests.benchmarks.elpv --regime auto --seeds 3 --time-limit-min 10
 	$(BIN)/python -m tests.benchmarks.cut --images 600
 	$(BIN)/python -m tests.benchmarks.compiled
+	$(BIN)/python -m tests.benchmarks.allocator
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe quick --seeds 3)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe best)
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe again)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.crossing --data $(CIFAR10) --seeds 1 --all)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.starts --data $(CIFAR10))
 	$(if $(and $(CIFAR10),$(IMAGENET_SAMPLES)),$(BIN)/python -m tests.benchmarks.advisor --cifar10 $(CIFAR10) --imagenet $(IMAGENET_SAMPLES))

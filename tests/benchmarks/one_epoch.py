@@ -138,14 +138,16 @@ def measure(data: Path, recipe: Recipe, try_on: int | None, seed: int) -> dict[s
             plain, module = look_again(ground, made.module, checked.data.labels, test, steps)
         else:
             plain, module = tuned.answers(made.module, ground, test, steps).logits, made.module
-        taken_s = sum(steps.seconds.values())
-        mirrored = mirror_answers(module, ground, test)
+        seconds = dict(steps.seconds)
+        mirrored = answers_of(module, ground, test, mirrored=True)
+        before = answers_of(made.module, ground, test) if recipe.looks_again else plain
     record = made.tuned.record
     return {
         "accuracy": float((plain.argmax(1) == expected).mean()),
         "mirrored_accuracy": float(((plain + mirrored).argmax(1) == expected).mean()),
-        "minutes": taken_s / 60,
-        "seconds_by_step": dict(steps.seconds),
+        "one_pass_accuracy": float((before.argmax(1) == expected).mean()),
+        "minutes": sum(seconds.values()) / 60,
+        "seconds_by_step": seconds,
         "train_images": len(train),
         "test_images": len(test),
         "leaks": len(checked.data.leaks),
@@ -213,12 +215,15 @@ def solved(source: Source, taps: tuple[str, ...]) -> LinearHead:
     return head
 
 
-def mirror_answers(module: Served, ground: Ground, samples: Sequence[Sample]) -> NDArray[np.float32]:
-    """What a model makes of mirror images: float32 `[N, C]`."""
+def answers_of(
+    module: Served, ground: Ground, samples: Sequence[Sample], *, mirrored: bool = False
+) -> NDArray[np.float32]:
+    """What a model makes of images, or of their mirror images: float32 `[N, C]`."""
     kept = pixels.served(samples, ground.geometry, ground.cache, lambda _: None)
     batches = Plain(kept, np.array([sample.label for sample in samples]), np.ones(len(samples)), 64).batches()
     with torch.inference_mode():
-        return np.concatenate([module(batch.pixels.flip(2))[LOGITS].numpy() for batch in batches])
+        shown = (batch.pixels.flip(2) if mirrored else batch.pixels for batch in batches)
+        return np.concatenate([module(each)[LOGITS].numpy() for each in shown])
 
 
 def some(images: Sequence[LabelledImage], count: int, seed: int) -> list[LabelledImage]:
