@@ -24,7 +24,7 @@ from training.tuning.batches import Batch
 from training.tuning.loss import Objective
 
 CROPS_PX = (96, 160, 224, 256)
-BATCH, ROUNDS, UNCOUNTED, STEPS = 32, 2, 3, 8
+BATCH, ROUNDS, UNCOUNTED, STEPS = 32, 4, 3, 6
 
 
 def main() -> None:
