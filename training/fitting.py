@@ -155,11 +155,7 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
         problem, scaler = _problem(best.trial.taps, examples)
     solution = problem.solve(best.l2(), examples.repeated(examples.weights))
     calibration = temperature(best.logits, examples.labels, examples.weights)
-    module = heads.LinearHead(best.trial.taps, len(scaler.mean), len(examples.classes))
-    with torch.no_grad():
-        module.linear.weight.copy_(solution.weight.T / calibration.temperature)
-        module.linear.bias.copy_(solution.bias / calibration.temperature)
-    scaler.fold_into(module.linear)
+    module = linear_head(best.trial.taps, solution, scaler, calibration.temperature)
     convergence = Convergence(
         iterations=solution.iterations,
         gradient=solution.gradient,
@@ -168,6 +164,28 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
     )
     head = Head(kind="linear", taps=best.trial.taps)
     return Fitted(module, head, _result(head, module, calibration, tried, convergence))
+
+
+def linear_head(
+    taps: tuple[str, ...], solution: Solution, scaler: heads.Scaler, temperature: float = 1.0
+) -> heads.LinearHead:
+    """Make a head of a layer that was solved on standardised features.
+
+    Args:
+        taps: What the layer reads.
+        solution: The layer.
+        scaler: What standardised the features.
+        temperature: What the logits are divided by.
+
+    Returns:
+        The head, for features as they come.
+    """
+    module = heads.LinearHead(taps, len(scaler.mean), len(solution.bias))
+    with torch.no_grad():
+        module.linear.weight.copy_(solution.weight.T / temperature)
+        module.linear.bias.copy_(solution.bias / temperature)
+    scaler.fold_into(module.linear)
+    return module
 
 
 def _problem(taps: tuple[str, ...], examples: Examples) -> tuple[Problem, heads.Scaler]:

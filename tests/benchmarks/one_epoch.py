@@ -33,7 +33,7 @@ from export.labelled import LabelledImage
 from export.progress import Steps
 from export.run import EMBEDDING, LOGITS
 from tests.benchmarks import cifar10, results
-from training import backbones, dataset, features, tuned
+from training import backbones, dataset, features, fitting, tuned
 from training.advice.candidates import Candidate
 from training.dataset import Sample
 from training.heads import LinearHead, Scaler
@@ -200,19 +200,12 @@ def solved(source: Source, taps: tuple[str, ...]) -> LinearHead:
     """A head of one strength of penalty: the backbone has learnt from these images, so that none of them could say
     which strength is right for others.
     """
-    parts = [features.rows(source.train, view, source.extractor, source.cache, taps) for view in source.shown]
-    matrix = torch.cat([torch.cat([torch.from_numpy(part[tap]) for tap in taps], dim=1) for part in parts])
-    del parts
+    matrix = source.matrix(taps)
     scaler = Scaler.of(matrix, [source.extractor.taps[tap] for tap in taps])
     labels = torch.tensor([sample.label for sample in source.train]).repeat(len(source.shown))
     problem = Problem(scaler.standardise_(matrix), labels, len(source.classes))
-    solution = problem.solve(L2, torch.ones(len(labels)), tolerance=TOLERANCE)
-    head = LinearHead(taps, len(scaler.mean), len(source.classes))
-    with torch.no_grad():
-        head.linear.weight.copy_(solution.weight.T)
-        head.linear.bias.copy_(solution.bias)
-    scaler.fold_into(head.linear)
-    return head
+    solution = problem.solve(L2, torch.ones(len(labels), dtype=torch.float64), tolerance=TOLERANCE)
+    return fitting.linear_head(taps, solution, scaler)
 
 
 def answers_of(
