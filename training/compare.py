@@ -248,6 +248,8 @@ def _plan(field: _Field, card: Card | None, images: int) -> Candidate:
             layer_decay=1.0,
             batch_norm="train" if card is None else "eval",
             seed=order.question.plan.seed,
+            # What is compared is the curve of the epochs, to its end.
+            refit_head=False,
         ),
     )
 

@@ -48,6 +48,8 @@ _SPARED = 0.5
 _ENOUGH = 0.5
 # To ask about an image takes as long as this part of a step that learns from it.
 _ASKING = 1 / 3
+# To look at it twice more, and to fit a head to what is seen.
+_REFITTING = 3 / 4
 # Of the images of a class a short training shows at least so many.
 _FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
@@ -420,9 +422,10 @@ def _less(affordable: float, taken: float) -> float:
 
 def _cut(ground: Ground, plan: Plan, affordable: float) -> _Cut:
     """What of a plan fits, where so many images can be shown."""
-    an_epoch = len(ground.train) + _ASKING * len(ground.validation)
-    epochs = max(1, int(min(plan.epochs, affordable / an_epoch)))
-    fewest = min(len(ground.train), max(int(min(affordable, len(ground.train))), _FEWEST_A_CLASS * ground.classes))
+    images, once = len(ground.train), _REFITTING if plan.refit_head else 0.0
+    an_epoch = images + _ASKING * len(ground.validation)
+    epochs = max(1, int(min(plan.epochs, (affordable - once * images) / an_epoch)))
+    fewest = min(images, max(int(min(affordable / (1 + once), images)), _FEWEST_A_CLASS * ground.classes))
     return _Cut(images=fewest, epochs=epochs)
 
 

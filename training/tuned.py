@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ from export import staging
 from export.progress import Advance, Steps
 from export.run import EMBEDDING, LOGITS, Head, geometry_message
 from service.bundle import CropGeometry
-from training import backbones, freezing, heads
+from training import backbones, freezing, heads, refit
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
 from training.errors import ExplodedError
 from training.parts import parts
+from training.refit import Refitted
 from training.served import Served
 from training.taps import TappedBackbone, pooled
 from training.tuning import activations, augmentation, batches, devices, imbalance, loop, pace, pixels
@@ -35,7 +36,7 @@ from training.tuning.model import HEAD, Tunable
 from training.tuning.order import Order
 from training.tuning.origin import Origin
 from training.tuning.plan import Auto, Plan
-from training.tuning.record import NOTHING_KNOWN, Known, Pace, Tuned
+from training.tuning.record import NOTHING_KNOWN, Known, Pace, Record, Refit, Tuned
 
 _TRAININGS = "trainings"
 _BATCH = 64
@@ -121,7 +122,7 @@ def fine_tune(
         ground: The images and the backbone.
         candidate: What is trained, and how.
         probed: The head to start from; None for a random one, which starts with a random backbone only.
-        steps: Tells of two steps, and of one more where what the frozen parts make is kept.
+        steps: Tells of two steps, of one more where what the frozen parts make is kept, and where the head is refitted.
         known: What was measured before.
 
     Returns:
@@ -164,8 +165,48 @@ def fine_tune(
             # It would explode again.
             _remove(folder)
             raise
+    refitted = _refitted(ground, learner, tuned, looks, treated, validation, steps) if plan.refit_head else None
+    module = _served(learner, card, tuned)
+    if refitted:
+        tuned = replace(tuned, record=_with(tuned.record, refitted.record))
+    if refitted and refitted.record.kept:
+        head, module.head = refitted.head, refitted.module
     curves = (folder / METRICS).read_text(encoding="utf-8")
-    return FineTuned(card, _served(learner, card, tuned), head, tuned, treated, curves, folder)
+    return FineTuned(card, module, head, tuned, treated, curves, folder)
+
+
+def _refitted(  # noqa: PLR0917
+    ground: Ground,
+    learner: Learner,
+    tuned: Tuned,
+    looks: Augmented,
+    treated: Treatment,
+    validation: Plain | None,
+    steps: Steps,
+) -> Refitted:
+    """Another head for the backbone as it has become, still on its device."""
+    model, record = learner.model, tuned.record
+    bf16, channels_last = record.settings.precision == "bf16", record.settings.channels_last
+    objective = Objective(devices.launched(), 0.0, None, bf16=bf16, channels_last=channels_last)
+    steps.more(1)
+    with steps.step("refit the head", refit.views(looks.augmentation) * len(ground.train)) as advance:
+        found = refit.refit(model, objective, ground.train, looks, treated, advance)
+        before = record.start if record.best is None else record.history[record.best].score
+        if validation and before:
+            found = refit.against(found, model, objective, validation, before)
+    return found
+
+
+def _with(record: Record, found: Refit) -> Record:
+    """What is told of a training and of the head that was refitted behind it."""
+    notes = record.notes
+    if found.before and found.after and not found.kept:
+        notes += (
+            f"Refitted to all stages, the head had {found.after.weighed:.1%} of the validation images right (log loss "
+            f"{found.after.log_loss:.3f}), and {found.before.weighed:.1%} before ({found.before.log_loss:.3f}). It was "
+            "left as it was.",
+        )
+    return record.model_copy(update={"notes": notes, "refit": found})
 
 
 def forget(made: FineTuned) -> None:

@@ -181,10 +181,14 @@ def _imbalance(start: Start, made: Made) -> str | None:
 
 def _trains(made: Made) -> str:
     words = made.plan.words()
-    if made.fine_tuned is None or made.fine_tuned.tuned.trained:
+    if made.fine_tuned is None:
         return words
-    what = "the head alone" if made.fitted else "nothing, so that all of it is random"
-    return f"{what}, because no epoch of {words} was better on the validation images"
+    refit = made.fine_tuned.tuned.record.refit
+    anew = ", then the head anew, on the embedding and all stages" if refit and refit.kept else ""
+    if made.fine_tuned.tuned.trained:
+        return words + anew
+    what = "the head alone" if made.fitted or anew else "nothing, so that all of it is random"
+    return f"{what}, because no epoch of {words} was better on the validation images{anew}"
 
 
 def _seen(start: Start) -> int:

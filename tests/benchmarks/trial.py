@@ -3,8 +3,8 @@
 import csv
 import math
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,6 +44,7 @@ class Trial:
         views: As for vertebra-train fit.
         turns: As there.
         limit_s: How long all of it may take, in seconds.
+        changes: What is otherwise in the plans that fine-tune.
     """
 
     regime: Regime | Literal["auto"]
@@ -53,6 +54,7 @@ class Trial:
     views: int = 0
     turns: bool = False
     limit_s: float = math.inf
+    changes: Mapping[str, object] = field(default_factory=dict)
 
     def fit(self, rows: Iterable[Row]) -> Trained:
         """Make a run, of which nothing stays but what was measured."""
@@ -68,7 +70,8 @@ class Trial:
                 regime=self.regime,
                 limit_s=self.limit_s,
             )
-            order = fit.Order(question, "linear", self.views, Path(folder) / "run", turns=self.turns)
+            out = Path(folder) / "run"
+            order = fit.Order(question, "linear", self.views, out, self.changes, turns=self.turns)
             return fit.fit(order, Steps(fit.STEPS, Console(quiet=True)))
 
 

@@ -39,6 +39,7 @@ from training.tuning.record import Pace
 # Nothing is measured that could come out otherwise.
 CHANGES = {"epochs": 1, "precision": "fp32", "channels_last": False}
 HEAD = {"head.linear.weight", "head.linear.bias"}
+ANEW = ", then the head anew, on the embedding and all stages"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def test_with_many_similar_images_the_late_half_is_trained(shop: Shop, tmp_path:
     assert shop.moved(out) == expected
     assert (described.regime.name, described.regime.reason) == ("large-similar", "asked for: large-similar")
     way = written.way
-    assert (way.regime, way.trains) == ("large-similar", "the head and the backbone from c4 on")
+    assert (way.regime, way.trains) == ("large-similar", f"the head and the backbone from c4 on{ANEW}")
     assert (way.advised, way.race, way.reasons) == (None, None, ())
     assert way.overridden == (
         "regime large-similar",
@@ -134,7 +135,7 @@ def test_a_random_start_has_no_tensor_of_the_pretrained_model(shop: Shop, tmp_pa
     everything = shop.parameters("c1", "c2", "c3", "c4", "c5", "top")
     assert everything | HEAD <= set(described.trained)
     assert everything <= shop.moved(out)
-    assert written.way.trains == "everything, from a random start"
+    assert written.way.trains == f"everything, from a random start{ANEW}"
     assert (written.features, written.head, written.baselines) == (None, None, ())
     assert described.backbone.weights_sha256 is None
     assert written.backbone.parameters == 0
@@ -202,7 +203,8 @@ def test_of_a_few_images_in_a_hurry_there_is_no_race_and_all_the_time_is_for_the
     way = made.result.way
     assert way.race is not None
     assert (way.race.heats, way.race.validation, way.race.images) == ((), 0, way.images)
-    assert (way.trains, way.tuning and len(way.tuning.history)) == ("the head and the backbone from c5 on", 4)
+    trains = f"the head and the backbone from c5 on{ANEW}"
+    assert (way.trains, way.tuning and len(way.tuning.history)) == (trains, 4)
     reason = "The time was too short for a race of so few images to tell more than luck, so there was none: a longer"
     assert f"<p>{reason} training gains more where more is trained.</p>" in (out / "report.html").read_text()
 

@@ -59,9 +59,10 @@ def ground(train: int = 200, validation: int = 100) -> Ground:
 
 
 def plans(*regimes: Regime, images: int = 200) -> list[Candidate]:
-    """The plans of regimes, with a rate that takes no time to find, and 200 steps of at most 20 epochs."""
+    """The plans of regimes, with a rate and a head that take no time to find, and 200 steps of at most 20 epochs."""
     found = (plan for regime in regimes for plan in candidates(regime, images, LITE0.backbone))
-    return [changed(plan, rate=0.01, epochs=min(20, math.ceil(12_800 / images))) for plan in found]
+    epochs = min(20, math.ceil(12_800 / images))
+    return [changed(plan, rate=0.01, epochs=epochs, refit_head=False) for plan in found]
 
 
 def changed(plan: Candidate, **changes: object) -> Candidate:
@@ -334,6 +335,18 @@ def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine
         learnt, cut = race.within(shown, plan, None, limit_s, machine.ledger(), finds_rate=True)
         assert cut.tuning is not None
         assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
+
+
+@pytest.mark.parametrize(("limit_s", "images", "epochs"), [(75.0, 200, 3), (74.0, 200, 2), (17.5, 100, 1)])
+def test_the_time_that_refitting_takes_is_not_there_for_training(
+    machine: Machine, limit_s: float, images: int, epochs: int
+) -> None:
+    """At 10 images a second an epoch of 200 takes 20 s, and to fit a head to what becomes of them 15 s."""
+    machine.images_per_s = 10.0
+    plan = changed(plans("large-similar")[0], refit_head=True)
+    shown, cut = race.within(ground(validation=0), plan, None, limit_s, machine.ledger())
+    assert cut.tuning is not None
+    assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
 
 
 @pytest.mark.parametrize(

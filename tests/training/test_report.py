@@ -494,7 +494,10 @@ def test_the_way_is_told_from_the_evidence_to_the_last_epoch(training: Training)
         "large-similar: c4 on 75.0 % 10 images, 1 epoch, 9.0 s 80.0 % 20 images, 2 epochs, 30.0 s chosen",
         "Trained from c4 on, in 40 steps of 26 images, with SGD. The learning rate is 0.001: found by the test below.",
         "Batch norms kept the statistics they came with. Nothing is to be done.",
-        "before \N{EN DASH} 70.0 % 0.3000 \N{EN DASH} 1 0.6000 72.0 % 0.2800 12.5 2 0.5000 78.0 % 0.2200 12.5",
+        "before \N{EN DASH} 70.0 % 0.3000 \N{EN DASH} 1 0.6000 72.0 % 0.2800 12.5 2 0.5000 78.0 % 0.2200 12.5 "
+        "head refitted \N{EN DASH} 81.0 % 0.1900",
+        "Behind the last epoch the head was fitted anew, to the 1,448 numbers that the backbone, as it has become, "
+        "gives of each of the 26 training images: its embedding and all stages.",
         "bf16 channels last 60.0 0.50000 too far off",
         "The gradient was cut in most steps.",
         "Of the backbone, 10 parameters and 5 buffers.",
@@ -518,12 +521,30 @@ def test_its_curves_are_drawn_and_said_in_words(training: Training) -> None:
 
 
 def test_what_was_kept_is_marked(training: Training) -> None:
-    kept = re.compile(r'<tr class="chosen"><td>(before|1|2)</td>')
-    assert kept.findall(training.html(training.tuned())) == ["2"]
-    assert kept.findall(training.html(training.tuned(tuning=made.record(best=None)))) == ["before"]
+    kept = re.compile(r'<tr class="chosen"><td>(before|1|2|head refitted)</td>')
+    assert kept.findall(training.html(training.tuned())) == ["2", "head refitted"]
+    assert kept.findall(training.html(training.tuned(tuning=made.record(best=None)))) == ["before", "head refitted"]
     without = training.html(training.tuned(tuning=made.record(validated=False)))
     assert kept.findall(without) == ["2"]
     assert "validation accuracy" not in without
+    assert "the head was fitted anew" in without
+
+
+@pytest.mark.parametrize("refit", [None, False])
+def test_a_head_that_was_left_as_it_was_is_not_called_anew(training: Training, refit: bool | None) -> None:
+    record = made.record()
+    assert record.refit is not None
+    left = None if refit is None else record.refit.model_copy(update={"kept": refit})
+    text = training.html(training.tuned(tuning=record.model_copy(update={"refit": left})))
+    assert "the head was fitted anew" not in text
+    assert ("<td>head refitted</td>" in text) == (left is not None)
+
+
+def test_very_many_images_of_which_a_part_was_looked_at_are_not_called_all(training: Training) -> None:
+    record = made.record()
+    assert record.refit is not None
+    part = record.model_copy(update={"refit": record.refit.model_copy(update={"images": 20})})
+    assert "gives of each of 20 training images" in Page(training.html(training.tuned(tuning=part))).words
 
 
 def test_a_random_start_has_no_pretraining_to_tell_of(training: Training) -> None:

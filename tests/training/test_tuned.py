@@ -16,7 +16,7 @@ from export.run import EMBEDDING
 from service import image
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw
-from training import backbones, fitting, tuned
+from training import backbones, fitting, refit, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
@@ -33,7 +33,7 @@ from training.tuning.record import Known
 LABELS = tuple(COLOURS)
 IMAGES = 10  # of each class; one epoch in batches of twelve is three steps
 STEPS = 3
-PLAN = Plan(unfreeze_from="c4", batch_size=12, precision="fp32", channels_last=False)
+PLAN = Plan(unfreeze_from="c4", batch_size=12, precision="fp32", channels_last=False, refit_head=False)
 PROBE = Candidate(regime="large-similar", start="linear probe", taps=(EMBEDDING,), augmentation="light", tuning=PLAN)
 SCRATCH = Candidate(
     regime="scratch",
@@ -334,6 +334,76 @@ def test_unequal_classes_begin_with_the_answers_of_the_probe(school: School, tmp
     torch.testing.assert_close(
         made.module.get_parameter("head.linear.bias"), before - torch.tensor(made.treatment.offsets)
     )
+
+
+REFITTED = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"refit_head": True})})
+
+
+def test_a_refitted_head_reads_every_tap_of_the_backbone_as_it_has_become(
+    school: School, tmp_path: Path, made: FineTuned
+) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    found = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    taps = ground.card.backbone.taps()
+    assert (found.head.kind, found.head.taps) == ("linear", taps)
+    # The backbone is the one that is fine-tuned without it, too.
+    backbone = {name: each for name, each in made.module.state_dict().items() if name.startswith("backbone.")}
+    assert changed(found, backbone) == set()
+    told = found.tuned.record.refit
+    assert told is not None
+    assert (told.images, told.features) == (
+        len(ground.train),
+        found.module.get_parameter("head.linear.weight").shape[1],
+    )
+    assert (told.before, told.after, told.kept) == (None, None, True)
+    logits = tuned.answers(found.module, ground, school.asked, quiet(1)).logits
+    assert (logits.argmax(1) == [each.label for each in school.asked]).mean() > 0.8
+
+
+def test_where_it_is_worse_on_validation_images_the_head_stays_as_it_was_and_that_is_told(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = replace(school.with_cache(tmp_path / "cache"), validation=school.asked)
+    better = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    assert better.tuned.record.refit is not None
+    assert better.tuned.record.refit.kept
+    tuned.forget(better)
+    monkeypatch.setattr(refit, "L2", 1e9)  # so that it answers nothing but the commonest class
+    worse = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    told = worse.tuned.record.refit
+    assert told is not None
+    record = worse.tuned.record
+    assert told.before == (record.start if record.best is None else record.history[record.best].score)
+    assert told.before is not None
+    assert told.after is not None
+    assert told.before.weighed > told.after.weighed
+    assert not told.kept
+    assert worse.head == school.probed.head
+    assert worse.module.get_parameter("head.linear.weight").shape[1] < told.features
+    assert worse.tuned.record.notes[-1].startswith(
+        "Refitted to all stages, the head had 33.3% of the validation images"
+    )
+    assert worse.tuned.record.notes[-1].endswith("It was left as it was.")
+
+
+def test_killed_while_the_head_is_refitted_it_ends_with_the_same_weights(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = school.with_cache(tmp_path / "cache")
+    whole = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    tuned.forget(whole)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(refit, "_gathered", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    monkeypatch.setattr(loop, "_step", None)  # whoever takes a step fails
+    again = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
+    assert again.head == whole.head
+    assert changed(again, dict(whole.module.state_dict())) == set()
 
 
 def test_weights_are_handed_on_as_they_usually_lie(school: School, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Plan(BaseModel):
             another look in each epoch, of which nothing is kept.
         batch_norm: What the batch norms of trained parts go by: the statistics they came with, or each batch's.
         imbalance: How classes with unequally many images are treated; "auto" goes by how unequal they are.
+        refit_head: Whether the head is fitted anew, to every tap, when the last epoch is over: see training/refit.py.
         patience: After how many epochs without a better validation to stop; None for never.
         seed: Every random number follows from it, the epoch and the step.
         precision: "auto" takes what is faster here, measured at the start, and as right; so with the two below.
@@ -63,6 +64,7 @@ class Plan(BaseModel):
     cached_views: Annotated[int, Field(ge=1)] | None = None
     batch_norm: Literal["eval", "train"] = "eval"
     imbalance: Kind | Auto = "auto"
+    refit_head: bool = True
     patience: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Precision | Auto = "auto"

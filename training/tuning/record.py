@@ -103,6 +103,24 @@ class Epoch(_Frozen):
     seconds: float
 
 
+class Refit(_Frozen):
+    """What came of fitting the head anew to the backbone as the last epoch left it.
+
+    Attributes:
+        images: How many images it was fitted to: a part of very many.
+        features: How many numbers it reads of each, of all taps.
+        before: The score of the head that was fine-tuned; None without validation, like the next.
+        after: That of the new one.
+        kept: Whether the new one is the model's: where it was no worse, and where nothing could say.
+    """
+
+    images: int
+    features: int
+    before: Score | None = None
+    after: Score | None = None
+    kept: bool = True
+
+
 class Record(_Frozen):
     """How a fine-tuning went.
 
@@ -117,6 +135,7 @@ class Record(_Frozen):
         frozen_sha256: Digest of every tensor that was not to change; it was the same before and after each epoch.
         notes: What a person should know, in plain words.
         seconds: Of all processes that worked on it one after the other.
+        refit: What came of refitting the head after that; None where it was left as it was.
     """
 
     plan: Plan
@@ -129,6 +148,7 @@ class Record(_Frozen):
     frozen_sha256: str
     notes: tuple[str, ...]
     seconds: float
+    refit: Refit | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""Refits the head behind a fine-tuning, to every tap of the backbone as it has become; moves no backbone.
+
+The head of a fine-tuning has followed a backbone that moved under it, for a few epochs, and reads its last layer alone.
+What the backbone has become can be read as a frozen one is: by a logistic regression on all stages, all probes and the
+embedding, solved to its optimum. A classifier is so retrained behind its representation in arXiv:1910.09217, and a last
+layer in arXiv:2204.02937. The strength of the penalty is fixed: the backbone has learnt from these images, so that none
+of them, and no cross-validation over them, could say which is right for others.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.progress import Advance
+from export.run import Head
+from training import fitting, heads
+from training.advice import subset
+from training.dataset import Sample
+from training.heads import LinearHead, Scaler
+from training.logistic import Problem
+from training.taps import pooled
+from training.tuning import batches
+from training.tuning.augmentation import Augmentation
+from training.tuning.batches import Augmented, Plain
+from training.tuning.imbalance import Treatment
+from training.tuning.loss import Objective
+from training.tuning.model import Tunable
+from training.tuning.record import Refit
+from training.tuning.validation import Score, Validation, score
+
+# With 50 images a class as with 250: from 1 to 0.1 it is all the same, and below that it is worse.
+L2 = 0.3
+# A tenth of it answers no better, for ten times the iterations.
+_TOLERANCE = 1e-3
+# How many numbers are kept of all images: 2 GiB. Where there are more, a part of the images is looked at.
+MOST = 2**29
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A head on every tap, what it is, and what came of it."""
+
+    head: Head
+    module: LinearHead
+    record: Refit
+
+
+def views(augmentation: Augmentation) -> int:
+    """How often each image is looked at: as it is served, and where it was augmented once so. More bring nothing."""
+    return 1 if augmentation == Augmentation() else 2
+
+
+def refit(  # noqa: PLR0917
+    model: Tunable,
+    objective: Objective,
+    samples: Sequence[Sample],
+    looks: Augmented,
+    treated: Treatment,
+    advance: Advance,
+) -> Refitted:
+    """Fit a linear head to what a fine-tuned backbone makes of the images that it has learnt from.
+
+    Args:
+        model: The backbone, on its device; it stays as it is.
+        objective: How it is asked; each of several processes asks about a part.
+        samples: The images, with their labels.
+        looks: The same images, as they were augmented.
+        treated: How unequal classes are treated: what a head has learnt of how common they are is taken off.
+        advance: Told of every look at an image.
+
+    Returns:
+        The head, on the CPU.
+    """
+    model.eval()
+    taps, widths = _widths(model, looks)
+    count = views(looks.augmentation)
+    chosen = subset.choose(samples, MOST // (count * sum(widths)))
+    part = _of(chosen, looks, treated)
+    rows = torch.zeros(count, len(chosen), sum(widths))
+    for view, shown in enumerate((_plain(part), part.view(0))[:count]):
+        _read_into(rows[view], model, objective, shown, advance)
+    advance(count * (len(samples) - len(chosen)))
+    matrix = _gathered(rows, objective).flatten(0, 1)
+    scaler = Scaler.of(matrix, widths)
+    labels, weights = torch.from_numpy(part.data.labels), torch.tensor([each.weight for each in chosen]).double()
+    problem = Problem(scaler.standardise_(matrix), labels.repeat(count), part.data.classes)
+    solution = problem.solve(L2, weights.repeat(count), tolerance=_TOLERANCE)
+    module = fitting.linear_head(taps, solution, scaler)
+    heads.take_off(module, treated.log_prior)
+    return Refitted(Head(kind="linear", taps=taps), module, Refit(images=len(chosen), features=sum(widths)))
+
+
+def against(
+    refitted: Refitted, model: Tunable, objective: Objective, validation: Validation, before: Score
+) -> Refitted:
+    """Say whether a refitted head does as well on validation images as the one that was fine-tuned.
+
+    Args:
+        refitted: The head.
+        model: The backbone that it was fitted to.
+        objective: How that is asked.
+        validation: The images.
+        before: The score of the fine-tuned head.
+
+    Returns:
+        The same head; its record says what was found, and whether it is kept.
+    """
+
+    def answer(pixels: Tensor) -> Tensor:
+        # The layer in fp32, as it is served: what standardises the features is folded into it.
+        logits: Tensor = refitted.module.linear(_taps(model, objective, pixels))
+        return logits
+
+    after = score(answer, validation, objective.fabric)
+    found = refitted.record.model_copy(update={"before": before, "after": after, "kept": not before.beats(after)})
+    return Refitted(refitted.head, refitted.module, found)
+
+
+def _of(samples: Sequence[Sample], looks: Augmented, treated: Treatment) -> Augmented:
+    """The looks of some of the images."""
+    kept = replace(looks.data.pixels, keys=tuple(each.sha256 for each in samples))
+    return replace(looks, data=batches.images(samples, kept, treated))
+
+
+def _plain(looks: Augmented) -> Iterator[Tensor]:
+    """The images as they are served, uint8 `[B, H, W, 3]`."""
+    shown = replace(looks.data.pixels, shown=looks.geometry)
+    labels = looks.data.labels
+    return (batch.pixels for batch in Plain(shown, labels, np.ones(len(labels)), _BATCH).batches())
+
+
+def _read_into(rows: Tensor, model: Tunable, objective: Objective, shown: Iterable[Tensor], advance: Advance) -> None:
+    """Fill rows `[N, D]` with the taps of N images, but for those that are for other processes."""
+    fabric, at = objective.fabric, 0
+    for number, pixels in enumerate(shown):
+        if number % fabric.world_size == fabric.global_rank:
+            rows[at : at + len(pixels)] = _taps(model, objective, fabric.to_device(pixels))
+        at += len(pixels)
+        advance(len(pixels))
+
+
+def _gathered(rows: Tensor, objective: Objective) -> Tensor:
+    """The rows that all processes have filled together."""
+    fabric = objective.fabric
+    if fabric.world_size == 1:
+        return rows
+    summed: Tensor = fabric.all_reduce(fabric.to_device(rows), reduce_op="sum")
+    return summed.cpu()
+
+
+@torch.no_grad()
+def _taps(model: Tunable, objective: Objective, pixels: Tensor) -> Tensor:
+    """The taps of pixels uint8 `[B, H, W, 3]` on the device, one after the other: float32 `[B, D]` on the CPU."""
+    taps = model.card.taps()
+    return objective.answer(lambda given: heads.joined(pooled(model.backbone(given)), taps), pixels).cpu()
+
+
+@torch.no_grad()
+def _widths(model: Tunable, looks: Augmented) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The taps of a backbone, and how many numbers each has."""
+    taps, size = model.card.taps(), looks.geometry
+    blank = torch.zeros(1, size.crop_height_px, size.crop_width_px, 3, dtype=torch.uint8)
+    found = pooled(model.backbone(blank.to(model.backbone.mean.device)))
+    return taps, tuple(found[tap].shape[1] for tap in taps)
