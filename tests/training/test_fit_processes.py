@@ -75,7 +75,9 @@ def test_two_processes_make_the_run_that_one_makes(
     assert (two.way.race.chosen, two.scores["test"].accuracy) == (one.way.race.chosen, one.scores["test"].accuracy)
     weights = [load_file(tmp_path / name / run.WEIGHTS) for name in ("one", "two")]
     for name, each in weights[0].items():
-        torch.testing.assert_close(each, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
+        # A refitted head, whose weights are about 2, is solved until its gradient is below a thousandth.
+        atol = 1e-2 if name.startswith("head.") else 1e-4
+        torch.testing.assert_close(each, weights[1][name], rtol=1e-3, atol=atol, msg=name)
     assert (tmp_path / "two" / CURVES).exists() == (two.way.tuning is not None)
     # What the first process has computed the other has found.
     assert rows(tmp_path / "two-cache") == rows(tmp_path / "one-cache")

@@ -189,9 +189,9 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, object]:
-    """Time for 4 of 8 epochs, at the pace that is measured: none to spare for a race of a few images."""
+    """Time for 4 of 8 epochs and a head behind them, at the pace that is measured: none to spare for a race of a few."""
     images = len(COLOURS) * 8 * 4 // 5
-    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(4.5 * images / 0.85e6),))
+    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(5.25 * images / 0.85e6),))
     return {**CHANGES, "epochs": 8, "rate": 0.01}
 
 
@@ -395,12 +395,12 @@ def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then
     decided, trainings = shop.folder / "cache" / "decided", shop.folder / "cache" / "trainings"
     images = len(COLOURS) * 8 * 4 // 5
     with monkeypatch.context() as patch:
-        patch.setattr(tuned, "paces", lambda *_: (at_pace(3.5 * images / 0.85e6),))
+        patch.setattr(tuned, "paces", lambda *_: (at_pace(4.25 * images / 0.85e6),))
         patch.setattr(tuned, "answers", interrupt)
         with pytest.raises(KeyboardInterrupt):
             shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
     assert len(list(decided.iterdir())) == len(list(trainings.iterdir())) == 1
-    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(1.5 * images / 0.85e6),))
+    monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(2.25 * images / 0.85e6),))
     monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("this was done before"))
     shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
     way = result(tmp_path / "out").way
