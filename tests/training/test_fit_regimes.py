@@ -189,7 +189,7 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, object]:
-    """Time for 4 of 8 epochs and a head behind them, at the pace that is measured: none to spare for a race of a few."""
+    """Time for 4 of 8 epochs and a head behind them, at the pace that is measured: none to spare for a race."""
     images = len(COLOURS) * 8 * 4 // 5
     monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(5.25 * images / 0.85e6),))
     return {**CHANGES, "epochs": 8, "rate": 0.01}
