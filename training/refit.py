@@ -117,7 +117,7 @@ def against(
 
     after = score(answer, validation, objective.fabric)
     found = refitted.record.model_copy(update={"before": before, "after": after, "kept": not before.beats(after)})
-    return Refitted(refitted.head, refitted.module, found)
+    return replace(refitted, record=found)
 
 
 def _of(samples: Sequence[Sample], looks: Augmented, treated: Treatment) -> Augmented:

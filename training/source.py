@@ -69,18 +69,9 @@ class Source:
         """The plain embeddings of images `[N, D]`, and their labels `[N]`."""
         return self._plain(samples, (EMBEDDING,))[EMBEDDING], torch.tensor([sample.label for sample in samples])
 
-    def matrix(self, taps: tuple[str, ...]) -> Tensor:
-        """All views of the training images, view by view: float32 `[views * N, D]`."""
-        width = sum(self.extractor.taps[tap] for tap in taps)
-        matrix = torch.empty(len(self.shown) * len(self.train), width)
-        for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
-            found = self._read(self.train, view, taps)
-            torch.cat([found[tap] for tap in taps], dim=1, out=part)
-        return matrix
-
     def _examples(self) -> Examples:
         return Examples(
-            matrix=self.matrix,
+            matrix=self._matrix,
             widths=self.extractor.taps,
             views=len(self.shown),
             labels=torch.tensor([sample.label for sample in self.train]),
@@ -89,6 +80,15 @@ class Source:
             classes=self.classes,
             seed=self.seed,
         )
+
+    def _matrix(self, taps: tuple[str, ...]) -> Tensor:
+        """All views of the training images, view by view: float32 `[views * N, D]`."""
+        width = sum(self.extractor.taps[tap] for tap in taps)
+        matrix = torch.empty(len(self.shown) * len(self.train), width)
+        for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
+            found = self._read(self.train, view, taps)
+            torch.cat([found[tap] for tap in taps], dim=1, out=part)
+        return matrix
 
     def _plain(self, samples: Sequence[Sample], taps: Sequence[str]) -> dict[str, Tensor]:
         return self._read(samples, PLAIN, taps)

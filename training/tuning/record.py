@@ -135,7 +135,7 @@ class Record(_Frozen):
         frozen_sha256: Digest of every tensor that was not to change; it was the same before and after each epoch.
         notes: What a person should know, in plain words.
         seconds: Of all processes that worked on it one after the other.
-        refit: What came of refitting the head after that; None where it was left as it was.
+        refit: What came of refitting the head after that; None where that was not asked for.
     """
 
     plan: Plan
