@@ -100,10 +100,23 @@ def test_it_is_the_logistic_regression_of_another_library_on_every_tap(
     assert sum(told) == len(rows) == refit.views(augmentation) * len(taught.samples)
     widths = [stage.channels for stage in CARD.stages]
     scaled = Scaler.of(rows, [*widths, rows.shape[1] - sum(widths)]).standardise_(rows.clone()).numpy()
-    other = LogisticRegression(C=1 / (refit.L2 * len(rows)), tol=1e-8, max_iter=10_000).fit(scaled, labels)
+    strength = refit.l2(len(taught.samples))
+    other = LogisticRegression(C=1 / (strength * len(rows)), tol=1e-8, max_iter=10_000).fit(scaled, labels)
     with torch.no_grad():
         answered = found.module.linear(rows).numpy()
     np.testing.assert_allclose(softmax(answered, axis=1), other.predict_proba(scaled), atol=0.02)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(100, 0.3), (2_500, 0.3), (10_000, 0.1), (50_000, 0.02)])
+def test_of_many_images_the_penalty_beside_their_mean_loss_is_weaker(images: int, expected: float) -> None:
+    assert refit.l2(images) == pytest.approx(expected)
+
+
+def test_the_penalty_goes_by_the_images_that_there_are(taught: Class, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = taught.refit()
+    monkeypatch.setattr(refit, "PRIOR_IMAGES", 0.01 * len(taught.samples))
+    weak = taught.refit()
+    assert weak.module.linear.weight.norm() > 1.5 * plain.module.linear.weight.norm()
 
 
 def test_the_model_stays_as_it_is(taught: Class) -> None:
