@@ -32,7 +32,7 @@ Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
 
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 6
+_LEDGER = 7
 
 
 @dataclass(frozen=True)
