@@ -103,14 +103,19 @@ def measure(protocol: Protocol, made_by: Trial) -> dict[str, object]:
     )
     held_out, scores, way = made.held_out["test"], made.result.scores["test"], made.result.way
     right = trial.right(made)
-    types = dict(zip(found.paths, found.types, strict=True))
-    kinds = np.array([types[str(path)] for path in held_out.paths])
+    places = {path: index for index, path in enumerate(found.paths)}
+    shown = [places[str(path)] for path in held_out.paths]
+    kinds, probabilities = found.types[shown], found.probabilities[shown]
     return {
         "accuracy": scores.accuracy.value,
         "balanced_accuracy": scores.balanced_accuracy.value,
         "macro_f1": scores.macro_f1.value,
         "mono": float(right[kinds == "mono"].mean()),
         "poly": float(right[kinds == "poly"].mean()),
+        # What part is right of the cells that the experts were so sure of.
+        "by_probability": {
+            f"{each:.2f}": float(right[probabilities == each].mean()) for each in np.unique(probabilities)
+        },
         "test_images": len(right),
         "leaks": len(made.result.data.leaks),
         "taps": len(made.run.head.taps),
