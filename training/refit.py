@@ -58,7 +58,7 @@ def views(augmentation: Augmentation) -> int:
 
 
 def l2(images: int) -> float:
-    """What a layer's squared weights are multiplied with, half of it, beside the mean loss of so many images."""
+    """The strength of L2, as a logistic.Problem takes it, for a head that is fitted to so many images."""
     return min(_L2, PRIOR_IMAGES / images)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,11 +250,13 @@ def paces(ground: Ground, candidate: Candidate, probed: Probed | None) -> tuple[
     return pace.measure(model, plan, Batch(torch.from_numpy(shown), targets, torch.ones(len(some))), plain)
 
 
-def answers(module: nn.Module, ground: Ground, samples: Sequence[Sample], steps: Steps) -> Answers:
+def answers(
+    module: Callable[[Tensor], Mapping[str, Tensor]], ground: Ground, samples: Sequence[Sample], steps: Steps
+) -> Answers:
     """Ask a model about images, as the service would show them to it.
 
     Args:
-        module: Gives logits and embedding of pixels, as Served does.
+        module: Gives logits and embedding of pixels uint8 `[N, H, W, 3]`, as Served does.
         ground: Says how pixels are made and where they are kept.
         samples: The images.
         steps: Tells of one step.

@@ -23,28 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from export import labelled
 from export.labelled import LabelledImage
 from export.progress import Steps
-from export.run import EMBEDDING, LOGITS
+from export.run import EMBEDDING
 from tests.benchmarks import cifar10, results
 from training import backbones, dataset, features, tuned
 from training.advice.candidates import Candidate
 from training.dataset import Sample
-from training.served import Served
 from training.source import Source
 from training.tuned import Ground, Probed
-from training.tuning import pixels
-from training.tuning.batches import Plain
 from training.tuning.plan import Plan
 from training.views import views
 
 BACKBONE = "efficientnet_lite0"
-STEPS = 9
+STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def measure(data: Path, recipe: Recipe, try_on: int | None, seed: int) -> dict[s
         expected = np.array([sample.label for sample in test])
         plain = tuned.answers(made.module, ground, test, steps).logits
         seconds = dict(steps.seconds)
-        mirrored = mirror_answers(made.module, ground, test)
+        mirrored = tuned.answers(lambda shown: made.module(shown.flip(2)), ground, test, steps).logits
     record = made.tuned.record
     return {
         "accuracy": float((plain.argmax(1) == expected).mean()),
@@ -157,14 +152,6 @@ def probe(ground: Ground, labels: tuple[str, ...], part: Sequence[Sample], steps
     with steps.step("train the head"):
         fitted = source.fit("linear", [(EMBEDDING,)])
     return Probed(fitted.head, fitted.module)
-
-
-def mirror_answers(module: Served, ground: Ground, samples: Sequence[Sample]) -> NDArray[np.float32]:
-    """What a model makes of the mirror images of images: float32 `[N, C]`."""
-    kept = pixels.served(samples, ground.geometry, ground.cache, lambda _: None)
-    batches = Plain(kept, np.array([sample.label for sample in samples]), np.ones(len(samples)), 64).batches()
-    with torch.inference_mode():
-        return np.concatenate([module(batch.pixels.flip(2))[LOGITS].numpy() for batch in batches])
 
 
 def some(images: Sequence[LabelledImage], count: int, seed: int) -> list[LabelledImage]:
