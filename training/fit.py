@@ -62,7 +62,7 @@ def fit(order: Order, steps: Steps) -> Trained:
     data, card = opened.data, opened.card
     source = None if random else _source(order, opened, steps)
     decision, plans = _plans(order, data, card, source, steps)
-    _check(order, data, card, plans, steps)
+    _check(order, opened, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = Start(order, opened, source, plans, counts, started_s + order.question.limit_s)
     if start.treated.kind != "none":
@@ -79,8 +79,9 @@ def fit(order: Order, steps: Steps) -> Trained:
     return trained
 
 
-def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], steps: Steps) -> None:
+def _check(order: Order, opened: Opened, plans: Sequence[Candidate], steps: Steps) -> None:
     """Refuse what plans cannot do before the features of all images are computed, which may take long."""
+    data, card = opened.data, opened.card
     if any(plan.start == "pretrained classifier" for plan in plans):
         published.head(card, data.data.labels)
     if order.head != "linear" and not any(reads_frozen(plan) for plan in plans):
@@ -99,6 +100,7 @@ def _check(order: Order, data: Dataset, card: Card, plans: Sequence[Candidate], 
     known, images = parts(module, card.backbone), len(data.splits["train"])
     for plan, tuning in tunings:
         trained_from(known, tuning.unfreeze_from)
+        tuned.training_geometry(card, opened.geometry, tuning)
         if tuning.cached_views:
             cut.check(module)
         how = augmentation.preset(plan.augmentation, turns=order.turns, images=images, epochs=tuning.epochs)
