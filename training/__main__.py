@@ -152,8 +152,8 @@ class Fit(_OfImages):
     plan: list[str] = Field(
         [],
         description="Any other setting of a fine-tuning, as NAME=VALUE; may be given several times: weight_decay, "
-        "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, imbalance, patience, "
-        "precision, channels_last or compile, which docs/regimes.md explains.",
+        "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, refit_head, "
+        "train_px, imbalance, patience, precision, channels_last or compile, which docs/regimes.md explains.",
     )
 
     def cli_cmd(self) -> None:
@@ -326,7 +326,7 @@ class Compare(_OfImages):
     backbone: str = Field("efficientnet_lite0", description=_BACKBONE)
     out: Path = Field(description="Folder of what comes of it, which must not exist yet.")
     init: list[Path] = Field([], description="Folder that pretrain wrote; may be given several times.")
-    pretrained: bool = Field(True, description="Compare the published weights, too.")
+    pretrained: bool = Field(True, description="Whether the published weights are compared, too.")
     fractions: list[float] = Field(
         [0.01, 0.1, 1.0],
         min_length=1,

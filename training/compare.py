@@ -22,7 +22,7 @@ from export.progress import Steps
 from export.run import EMBEDDING, geometry_message
 from export.score import Estimate
 from service.bundle import CropGeometry
-from training import backbones, comparison, comparison_page, features, opening, splits, tuned
+from training import backbones, comparison, comparison_page, dataset, features, opening, splits, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.comparison import Cell, Comparison, Point, Start
@@ -335,8 +335,5 @@ def _digest(field: _Field, card: Card | None, train: Sequence[Sample], plan: Can
     facts = (_REVISION, described.architecture, card and card.digest(), plan.model_dump(mode="json"))
     hashed = hashlib.sha256(json.dumps(facts).encode())
     hashed.update(geometry_message(field.geometry).SerializeToString(deterministic=True))
-    for samples in (train, field.validation, field.test):
-        for each in samples:
-            hashed.update(each.sha256 + f"{each.label} {each.weight}".encode())
-        hashed.update(b"|")
+    hashed.update(dataset.named(train, field.validation, field.test))
     return hashed.hexdigest()

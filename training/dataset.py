@@ -246,6 +246,19 @@ def refuse(faults: Sequence[Fault], usable: int, on_bad: OnBad) -> None:
     )
 
 
+def named(*splits: Sequence[Sample]) -> bytes:
+    """Name images to learn from, in their order, and what each counts as and for: 32 bytes.
+
+    Args:
+        splits: Those of each split.
+
+    Returns:
+        The SHA-256.
+    """
+    lines = [[(each.sha256.hex(), each.label, each.weight, each.group) for each in samples] for samples in splits]
+    return hashlib.sha256(json.dumps(lines).encode()).digest()
+
+
 def digest(images: Iterable[tuple[Checked, Split | None]]) -> str:
     """Name images, their labels, weights and splits, wherever they lie and in whatever order.
 

@@ -22,14 +22,14 @@ from training.opening import Opened
 from training.parts import parts, trained_from
 from training.race import Raced
 from training.source import Source
-from training.start import Augmentation, Order, Start, reads_frozen, treats
+from training.start import Order, Start, reads_frozen, treats
 from training.tuning import augmentation, batches, cut, devices, rates
 from training.tuning.plan import Plan
 from training.views import views
 from training.written import Trained, write
 
 # The door: what callers need that lies in the rooms behind it has its name here, too.
-__all__ = ["STEPS", "Augmentation", "Order", "Trained", "deterministic", "fit"]
+__all__ = ["STEPS", "Order", "Trained", "deterministic", "fit"]
 
 STEPS = 8
 
@@ -161,7 +161,8 @@ def _changed(plan: Candidate, order: Order, first: str) -> Candidate:
     if tuning.unfreeze_from == first:
         # Of a plan that freezes nothing, which another one may race against, nothing can be kept.
         tuning = tuning.model_copy(update={"cached_views": None})
-    return plan.model_copy(update={"tuning": tuning, "augmentation": order.augmentation or plan.augmentation})
+    changes = {"tuning": tuning, "augmentation": order.augmentation or plan.augmentation}
+    return type(plan).model_validate({**dict(plan), **changes})
 
 
 def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:

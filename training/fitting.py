@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from export.run import Head
 from training import heads, mlp
+from training.convergence import Convergence
 from training.errors import HeadError
 from training.logistic import Problem, Solution
-from training.result import Calibration, Convergence, HeadResult, Trial
+from training.result import Calibration, HeadResult, Trial
 from training.tuning import imbalance
 from training.tuning.imbalance import Treatment
 
@@ -156,14 +157,8 @@ def _linear(candidates: Sequence[tuple[str, ...]], examples: Examples, folds: Te
     solution = problem.solve(best.l2(), examples.repeated(examples.weights))
     calibration = temperature(best.logits, examples.labels, examples.weights)
     module = linear_head(best.trial.taps, solution, scaler, calibration.temperature)
-    convergence = Convergence(
-        iterations=solution.iterations,
-        gradient=solution.gradient,
-        tolerance=solution.tolerance,
-        converged=solution.converged,
-    )
     head = Head(kind="linear", taps=best.trial.taps)
-    return Fitted(module, head, _result(head, module, calibration, tried, convergence))
+    return Fitted(module, head, _result(head, module, calibration, tried, Convergence.of(solution)))
 
 
 def linear_head(

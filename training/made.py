@@ -8,7 +8,7 @@ import numpy as np
 from export.labelled import Split
 from export.progress import Steps
 from export.run import Head
-from training import backbones, race, tuned
+from training import backbones, budget, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
@@ -74,14 +74,14 @@ def make(start: Start, raced: Raced | None, ledger: Ledger, steps: Steps) -> Mad
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
-    left_s = race.SPENT * start.left_s()
+    left_s = budget.SPENT * start.left_s()
     asked = sum(map(len, start.held_out.values()))
-    ground, within = race.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
+    ground, within = budget.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
         return _instead(start, raced, "the time that was left is too short for that on all images", steps)
     steps.more(1 + len(start.held_out))
-    known = Known(tested=tested, paces=race.paces(ground, within, probed, ledger))
+    known = Known(tested=tested, paces=budget.paces(ground, within, probed, ledger))
     try:
         fine_tuned = tuned.fine_tune(ground, within, probed, steps, known)
     except ExplodedError:

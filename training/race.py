@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from export.progress import Steps
-from training import splits, tuned
+from training import budget, splits, tuned
 from training.advice.candidates import Candidate
 from training.advice.decide import UNADVISED, Leaning
 from training.dataset import Sample
@@ -28,14 +27,10 @@ from training.fitting import Fitted
 from training.ledger import Ledger
 from training.result import Heat, Race
 from training.tuned import FineTuned, Ground, Probed
-from training.tuning import devices, imbalance, pace, range_test
+from training.tuning import imbalance
 from training.tuning.imbalance import Treatment
-from training.tuning.plan import Plan
-from training.tuning.record import Known, Pace, RangeTest
+from training.tuning.record import Known, RangeTest
 
-# What training and testing may take of the time that is left; the rest is for writing it down, and for what was
-# reckoned too short: on a GPU what is asked about is asked on the CPU.
-SPENT = 0.85
 # Of the time that is left for everything, what the first and the second round may take.
 _ROUNDS = (0.15, 0.25)
 # A training that shows less of what its plan would show is no use: it says little of the plan, and gains little.
@@ -46,17 +41,12 @@ _MANY = 200
 _SPARED = 0.5
 # A winner that can be shown less of what it has won with is no winner any more.
 _ENOUGH = 0.5
-# To ask about an image takes as long as this part of a step that learns from it.
-_ASKING = 1 / 3
-# To look at it twice more, and to fit a head to what is seen.
-_REFITTING = 3 / 4
-# Of the images of a class a short training shows at least so many.
-_FEWEST_A_CLASS = 8
 # A fine-tuning has two, and asking about the validation images is one.
 _STEPS_OF_A_TRIAL = 3
 
 _NO_RACE = "there are too few images to hold any out for a comparison, so the cheapest plan was taken"
 _IN_A_HURRY = "the time was too short for a race of so few images to tell more than luck, so there was none"
+_OVER = "the time was over before a race could begin, so there was none"
 
 Fit = Callable[[Candidate, tuple[Sample, ...]], Fitted]
 Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
@@ -136,19 +126,6 @@ class _Course:
         return Probed(fitted.head, fitted.module)
 
 
-class _Cut(BaseModel):
-    """What of a plan fits into a time: of how many images, how often."""
-
-    images: int
-    epochs: int
-
-
-class _Paces(BaseModel):
-    """How fast each way of computing a step of a plan is."""
-
-    ways: tuple[Pace, ...]
-
-
 class _Room(BaseModel):
     """What there is time for.
 
@@ -212,7 +189,8 @@ def race(  # noqa: PLR0917
         room = ledger.once("room", _Room, partial(_room, course, ground, tunings, limit_s))
     if tunings and not room.places:
         chosen = _taken(plans, leans, for_all=room.for_all)
-        return _unraced(plans, len(ground.train), chosen, f"{_IN_A_HURRY}: {leans.reason}")
+        why = _IN_A_HURRY if len(asked) < _MANY else _OVER
+        return _unraced(plans, len(ground.train), chosen, f"{why}: {leans.reason}")
     told.more(steps(plans))
     _heads(course, plans)
     tested = _rounds(course, {place: tunings[place] for place in room.places}, limit_s - room.testing_s)
@@ -237,7 +215,7 @@ def _unraced(plans: Sequence[Candidate], images: int, chosen: int, reason: str) 
     """What is taken without a race."""
     told_of = Race(images=images, validation=0, heats=(), chosen=chosen, reason=reason)
     frozen = [place for place, plan in enumerate(plans) if plan.tuning is None]
-    return Raced(told_of, None, _TELLING * _shown(plans[chosen], images), frozen[0] if frozen else None)
+    return Raced(told_of, None, _TELLING * budget.shown(plans[chosen], images), frozen[0] if frozen else None)
 
 
 def _taken(plans: Sequence[Candidate], leans: Leaning, *, for_all: bool) -> int:
@@ -313,7 +291,8 @@ def steps(plans: Sequence[Candidate]) -> int:
 def _room(course: _Course, ground: Ground, tunings: Mapping[int, Candidate], limit_s: float) -> _Room:
     """Of which fine-tunings the first round can show a telling part, but at least one.
 
-    None where few images are asked and the winner would need the time for its training on all of them.
+    None where the time is over, or where few images are asked and the winner would need it for its training on all of
+    them.
     """
     if not tunings:
         return _Room(places=(), testing_s=0.0, for_all=True)
@@ -323,15 +302,17 @@ def _room(course: _Course, ground: Ground, tunings: Mapping[int, Candidate], lim
     asked, learnt = len(course.asked), course.ground.train
     # With the head that is needed next: where few are asked there may be no race.
     probed = course.head(most, ground.train if asked < _MANY else learnt)
-    images_per_s = _images_per_s(ground, most, probed, course.ledger)
-    testing_s = _testing(most.tuning, len(learnt)) / images_per_s
+    images_per_s = budget.images_per_s(ground, most, probed, course.ledger)
+    testing_s = budget.finding_rate(most.tuning, len(learnt)) / images_per_s
     can_show = images_per_s * (limit_s - testing_s)
-    whole = _shown(most, len(ground.train))
+    if can_show <= 0:
+        return _Room(places=(), testing_s=testing_s, for_all=False)
+    whole = budget.shown(most, len(ground.train))
     # To measure took of the time.
-    for_all = SPENT * (can_show - images_per_s * (time.monotonic() - started_s)) >= whole
+    for_all = budget.SPENT * (can_show - images_per_s * (time.monotonic() - started_s)) >= whole
     if asked < _MANY and _SPARED * (1 - sum(_ROUNDS)) * can_show < whole:
         return _Room(places=(), testing_s=testing_s, for_all=for_all)
-    parts = _ROUNDS[0] * can_show / (_TELLING * _shown(most, len(learnt)))
+    parts = _ROUNDS[0] * can_show / (_TELLING * budget.shown(most, len(learnt)))
     places = order[: max(1, int(min(parts, len(order))))]
     return _Room(places=tuple(sorted(places)), testing_s=testing_s, for_all=for_all)
 
@@ -339,106 +320,6 @@ def _room(course: _Course, ground: Ground, tunings: Mapping[int, Candidate], lim
 def _most_first(plans: Mapping[int, Candidate]) -> list[int]:
     """The places of plans, what trains most first; a random start, which learns least of a little, is the last."""
     return sorted(plans, key=lambda place: (plans[place].start != "random", place), reverse=True)
-
-
-def paces(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger) -> tuple[Pace, ...]:
-    """Measure how fast a plan trains here, unless that was done.
-
-    Args:
-        ground: The images.
-        plan: The plan; one that fine-tunes.
-        probed: The head that it starts from.
-        ledger: Keeps what was measured.
-
-    Returns:
-        Each way of computing its steps.
-
-    Raises:
-        CacheError: The cache cannot be read, or the ledger not be written.
-        DataError: A file is gone or was changed since it was checked.
-    """
-    # Which way is the fastest, and right, is so on one machine.
-    here = f"{devices.launched().device.type} with {torch.get_num_threads()} threads"
-    measure = partial(tuned.paces, ground, plan, probed)
-    return ledger.once(f"paces of {plan.words()} on {here}", _Paces, lambda: _Paces(ways=measure())).ways
-
-
-def _images_per_s(ground: Ground, plan: Candidate, probed: Probed | None, ledger: Ledger) -> float:
-    """How many images a second all processes together train on."""
-    assert plan.tuning is not None  # a head on frozen features takes what it takes
-    one = pace.best(paces(ground, plan, probed, ledger), plan.tuning).images_per_s
-    return one * devices.launched().world_size
-
-
-def within(
-    ground: Ground,
-    plan: Candidate,
-    probed: Probed | None,
-    limit_s: float,
-    ledger: Ledger,
-    *,
-    name: str = "the training",
-    finds_rate: bool = False,
-    asked: int = 0,
-) -> tuple[Ground, Candidate]:
-    """Cut a plan down to a time: to fewer epochs, and where one is too long, to fewer images.
-
-    Args:
-        ground: The images.
-        plan: The plan; one that fine-tunes.
-        probed: The head that it starts from.
-        limit_s: How long it may take, in seconds.
-        ledger: Keeps how far it was cut.
-        name: What it is a cut for.
-        finds_rate: Whether a range test takes of that time, too.
-        asked: How many images are asked about in that time, after the training.
-
-    Returns:
-        The images and the plan that fit.
-
-    Raises:
-        CacheError: The ledger cannot be written.
-    """
-    assert plan.tuning is not None  # a head on frozen features takes what it takes
-    tuning = plan.tuning
-
-    def cut_now() -> _Cut:
-        affordable = _images_per_s(ground, plan, probed, ledger) * limit_s
-        # Every process is asked about all of them.
-        affordable = _less(affordable, asked * _ASKING * _larger(ground, tuning) * devices.launched().world_size)
-        return _cut(ground, tuning, _less(affordable, _testing(tuning, len(ground.train)) if finds_rate else 0.0))
-
-    cut = ledger.once(f"cut of {name}", _Cut, cut_now)
-    fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
-    shorter = plan.model_copy(update={"tuning": tuning.model_copy(update={"epochs": cut.epochs})})
-    return replace(ground, train=fewer), shorter
-
-
-def _less(affordable: float, taken: float) -> float:
-    """How many images can be shown after something that takes the time of others."""
-    # Where that takes nearly all of a short time, a training that shows next to nothing would be no use of it.
-    return max(affordable - taken, affordable / 2)
-
-
-def _cut(ground: Ground, plan: Plan, affordable: float) -> _Cut:
-    """What of a plan fits, where so many images can be shown."""
-    images, once = len(ground.train), _REFITTING * _larger(ground, plan) if plan.refit_head else 0.0
-    an_epoch = images + _ASKING * len(ground.validation)
-    epochs = max(1, int(min(plan.epochs, (affordable - once * images) / an_epoch)))
-    fewest = min(images, max(int(min(affordable / (1 + once), images)), _FEWEST_A_CLASS * ground.classes))
-    return _Cut(images=fewest, epochs=epochs)
-
-
-def _larger(ground: Ground, plan: Plan) -> float:
-    """How many times the pixels of an image that is learnt from one has that is asked about."""
-    return (ground.geometry.crop_height_px / plan.train_px) ** 2 if plan.train_px else 1.0
-
-
-def _testing(plan: Plan, images: int) -> float:
-    """How many images a range test, if there is one, costs as much time as, before a training begins."""
-    # Each step asks a second model, too.
-    steps = range_test.STEPS * (1 + _ASKING)
-    return steps * range_test.shown(plan.batch_size, images) if plan.rate == "range test" else 0.0
 
 
 @dataclass(frozen=True)
@@ -460,10 +341,10 @@ def _try(course: _Course, trial: _Trial, done: list[FineTuned]) -> _Tried:
     started_s = time.monotonic()
     probed, ledger, asked = course.head(trial.plan, course.ground.train), course.ledger, course.asked
     # What finds the rate for all is not taken from what one of them is shown.
-    ground, plan = within(course.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
+    ground, plan = budget.within(course.ground, trial.plan, probed, trial.limit_s, ledger, name=trial.name)
     right, tested, note = np.zeros(len(asked), bool), trial.tested, None
     try:
-        known = Known(tested=trial.tested, paces=paces(ground, plan, probed, ledger))
+        known = Known(tested=trial.tested, paces=budget.paces(ground, plan, probed, ledger))
         made = tuned.fine_tune(ground, plan, probed, course.told, known)
     except ExplodedError:
         # It has lost; what the others can do is not less for it.
@@ -490,16 +371,6 @@ def _try(course: _Course, trial: _Trial, done: list[FineTuned]) -> _Tried:
     )
     whole = plan == trial.plan and ground.train == course.ground.train
     return _Tried(heat=heat, right=tuple(right.tolist()), tested=tested, is_whole=whole)
-
-
-def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
-    """So many of the images, of every class about the same part; in the order in which they were."""
-    by_class: dict[int, list[int]] = {}
-    for place, sample in enumerate(samples):
-        by_class.setdefault(sample.label, []).append(place)
-    part = count / len(samples)
-    chosen = [place for places in by_class.values() for place in places[: max(1, round(part * len(places)))]]
-    return tuple(samples[place] for place in sorted(chosen))
 
 
 def _named(plan: Candidate) -> str:
@@ -539,8 +410,3 @@ def _winner(course: _Course, leans: Leaning) -> tuple[int, str]:
         f"{said}; {_named(first.plan)}, the best, {accuracy[best]:.1%}, which is within one standard error "
         f"({error:.1%}), and {why}"
     )
-
-
-def _shown(plan: Candidate, images: int) -> int:
-    """How often a plan shows one of so many images in all, where it is not cut short."""
-    return plan.tuning.epochs * images if plan.tuning else 0

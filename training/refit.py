@@ -18,6 +18,7 @@ from export.progress import Advance
 from export.run import Head
 from training import fitting, heads
 from training.advice import subset
+from training.convergence import Convergence
 from training.dataset import Sample
 from training.heads import LinearHead, Scaler
 from training.logistic import Problem
@@ -99,7 +100,8 @@ def refit(  # noqa: PLR0917
     solution = problem.solve(l2(len(chosen)), weights.repeat(count), tolerance=_TOLERANCE)
     module = fitting.linear_head(taps, solution, scaler)
     heads.take_off(module, treated.log_prior)
-    return Refitted(Head(kind="linear", taps=taps), module, Refit(images=len(chosen), features=sum(widths)))
+    record = Refit(images=len(chosen), features=sum(widths), convergence=Convergence.of(solution))
+    return Refitted(Head(kind="linear", taps=taps), module, record)
 
 
 def against(refitted: Refitted, model: Tunable, objective: Objective, validation: Validation) -> Refitted:

@@ -1,4 +1,4 @@
-"""How a backbone becomes a model: today as it is; does not know what is served of it."""
+"""A published model as it is, made a run: nothing is learnt; does not know what is served of it."""
 
 from pathlib import Path
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from export.labelled import Split
 from export.run import Sha256
 from export.score import Estimate, Scores
+from training.convergence import Convergence
 from training.tuning.record import Record
 
 METRICS = "metrics.json"
@@ -120,15 +121,6 @@ class Trial(_Frozen):
     deviation: float
     log_loss: float
     chosen: bool
-
-
-class Convergence(_Frozen):
-    """How the solver ended: the largest entry of the gradient, and the bound that it had to come under."""
-
-    iterations: int
-    gradient: float
-    tolerance: float
-    converged: bool
 
 
 class Calibration(_Frozen):
@@ -329,9 +321,15 @@ class Result(_Frozen):
         if left_out := len(self.data.left_out):
             were = "file was" if left_out == 1 else "files were"
             lines.append(f"{left_out} {were} left out; {METRICS} names them")
-        if self.head and self.head.convergence and not self.head.convergence.converged:
+        if self.unconverged():
             lines.append("the solver did not converge: do not trust these figures")
         return tuple(lines)
+
+    def unconverged(self) -> Convergence | None:
+        """How the solver of a head ended, of the one that was refitted or the one before it, if it was not done."""
+        refit = self.way.tuning.refit if self.way.tuning else None
+        ended = (refit.convergence if refit and refit.kept else None, self.head.convergence if self.head else None)
+        return next((each for each in ended if each and not each.converged), None)
 
     def _lost(self) -> list[str]:
         """That a fine-tuning was no use, where it was none."""

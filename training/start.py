@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from export.labelled import Split
 from export.run import EMBEDDING
 from service.bundle import CropGeometry
-from training import published, tuned
+from training import dataset, published, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Dataset, Sample
@@ -25,10 +24,9 @@ from training.opening import Opened
 from training.question import Question
 from training.source import Source
 from training.tuned import Ground
+from training.tuning.augmentation import Preset
 from training.tuning.imbalance import Treatment
 from training.tuning.plan import Plan
-
-Augmentation: TypeAlias = Literal["none", "light", "medium", "strong"]
 
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
@@ -55,7 +53,7 @@ class Order:
     views: int
     out: Path
     changes: Mapping[str, object] = field(default_factory=dict)
-    augmentation: Augmentation | None = None
+    augmentation: Preset | None = None
     turns: bool = False
 
 
@@ -131,8 +129,7 @@ class Start:
         asked = (order.question.limit_s, order.turns, order.head, order.views, order.question.plan.seed)
         named = hashlib.sha256(repr((facts, asked)).encode())
         for split, samples in sorted(self.data.splits.items()):
-            for each in samples:
-                named.update(each.sha256 + f"{split} {each.label} {each.weight} {each.group}".encode())
+            named.update(split.encode() + dataset.named(samples))
         for plan in self.plans:
             named.update(plan.model_dump_json().encode())
         return Ledger(order.question.cache / _DECIDED / f"{named.hexdigest()}.json")

@@ -16,7 +16,7 @@ from export import staging
 from export.progress import Advance, Steps
 from export.run import EMBEDDING, LOGITS, Head, geometry_message
 from service.bundle import CropGeometry
-from training import backbones, freezing, heads, refit
+from training import backbones, dataset, freezing, heads, refit
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
@@ -39,6 +39,8 @@ from training.tuning.plan import Auto, Plan
 from training.tuning.record import NOTHING_KNOWN, Known, Pace, Record, Refit, Tuned
 
 _TRAININGS = "trainings"
+# Raised when the same plan of the same images would come to other weights.
+_REVISION = 1
 _BATCH = 64
 # Batch norm in train mode cannot take one image alone.
 _FEWEST = 2
@@ -388,12 +390,11 @@ def _digest(ground: Ground, candidate: Candidate, probed: Probed | None) -> str:
     """Names all that the fine-tuned weights follow from."""
     hashed = hashlib.sha256(candidate.model_dump_json().encode())
     hashed.update(freezing.digest(probed.module.state_dict()).encode() if probed else b"")
-    facts = (ground.card.backbone.weights_sha256, ground.card.backbone.architecture, ground.turns, ground.seed)
+    backbone = ground.card.backbone
+    facts = (_REVISION, backbone.weights_sha256, backbone.architecture, ground.turns, ground.seed)
     hashed.update(json.dumps(facts).encode())
     hashed.update(geometry_message(ground.geometry).SerializeToString(deterministic=True))
-    for samples in (ground.train, ground.validation):
-        for each in samples:
-            hashed.update(each.sha256 + f"{each.label} {each.weight}".encode())
+    hashed.update(dataset.named(ground.train, ground.validation))
     return hashed.hexdigest()
 
 

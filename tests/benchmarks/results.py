@@ -33,10 +33,11 @@ def cell(name: str, key: str, measure: Callable[[], Mapping[str, Any]]) -> dict[
     file = FOLDER / f"{name}.json"
     cells: dict[str, dict[str, Any]] = json.loads(file.read_text())["cells"] if file.exists() else {}
     if key not in cells:
-        started_s = time.perf_counter()
+        # Of what was measured, whatever is committed meanwhile.
+        started_s, commit = time.perf_counter(), _commit()
         figures = measure()
         seconds = round(time.perf_counter() - started_s, 1)
-        cells[key] = {**figures, "seconds": seconds, "commit": _commit(), "time": _now()}
+        cells[key] = {**figures, "seconds": seconds, "commit": commit, "time": _now()}
         keep(name, {"cells": cells})
         print(f"{key}: {json.dumps(figures)}", flush=True)
     return cells[key]

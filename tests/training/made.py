@@ -5,6 +5,7 @@ import json
 from export.run import Geometry
 from service.bundle import CropGeometry, Interpolation
 from training.advice.evidence import Accuracy, Depth, Evidence, Neighbours, Point, Probe, Size
+from training.convergence import Convergence
 from training.tuning.plan import Plan
 from training.tuning.record import Epoch, Pace, RangeTest, Record, Refit, Settings
 from training.tuning.validation import Score
@@ -78,6 +79,7 @@ def record(validated: bool = True, best: int | None = 1) -> Record:
         refit=Refit(
             images=26,
             features=1448,
+            convergence=Convergence(iterations=31, gradient=8e-4, tolerance=1e-3, converged=True),
             before=score(0.78) if validated else None,
             after=score(0.81) if validated else None,
         ),

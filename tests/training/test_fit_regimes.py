@@ -25,7 +25,7 @@ from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
 from training.dataset import Plan
-from training.errors import ExplodedError, FrozenError, HeadError, TuningError
+from training.errors import BackboneError, ExplodedError, FrozenError, HeadError, TuningError
 from training.fit import Order, Trained
 from training.fitting import Kind
 from training.parts import parts
@@ -33,6 +33,7 @@ from training.question import Question
 from training.result import CURVES, FROZEN_HEAD, METRICS, Result
 from training.start import Start
 from training.tuning import augmentation, loop, pace
+from training.tuning.augmentation import Preset
 from training.tuning.journal import BOARD
 from training.tuning.record import Pace
 
@@ -56,7 +57,7 @@ class Shop:
         data: Path | None = None,
         *,
         changes: Mapping[str, object] = CHANGES,
-        augmentation: fit.Augmentation | None = None,
+        augmentation: Preset | None = None,
         head: Kind = "linear",
         limit_s: float = math.inf,
     ) -> Trained:
@@ -302,12 +303,19 @@ def test_a_part_that_the_backbone_has_not_is_refused_before_a_folder_is_made(sho
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unfreeze_from": "c9"}, r"Expected one of the parts c1, .* to unfreeze from. Received: c9"),
+        ({"train_px": 40, "refit_head": True}, r"Expected a crop of 32 to 1024 pixels, a multiple of 32, .*: 40"),
+    ],
+)
 def test_it_is_refused_before_the_features_of_all_images_are_computed(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
 ) -> None:
     monkeypatch.setattr(fit, "_extract", None)  # whoever goes on to them fails
-    with pytest.raises(TuningError, match=r"Expected one of the parts c1, .* to unfreeze from. Received: c9"):
-        shop.make("small-different", tmp_path / "wrong", changes={**CHANGES, "unfreeze_from": "c9"})
+    with pytest.raises((BackboneError, TuningError), match=message):
+        shop.make("small-different", tmp_path / "wrong", changes={**CHANGES, **changes})
 
 
 def test_fewer_epochs_than_planned_are_told(shop: Shop, tmp_path: Path) -> None:

@@ -233,6 +233,13 @@ def test_where_there_are_few_to_ask_and_no_time_to_spare_the_evidence_chooses_an
     assert machine.tuned
 
 
+def test_when_the_time_is_over_nothing_is_tried(machine: Machine) -> None:
+    machine.right = {HEAD: rightly(60, 300), words("c1"): rightly(90, 300)}
+    found = run(machine, plans("small-similar", "large-different"), ground(validation=300), -1.0, TO_HEAD)
+    assert (machine.tuned, found.heats, found.chosen) == ([], (), 0)
+    assert found.reason == f"the time was over before a race could begin, so there was none: {TO_HEAD.reason}"
+
+
 def test_a_random_start_is_not_taken_without_having_been_tried(machine: Machine) -> None:
     machine.right = {HEAD: rightly(60, 99)}
     machine.images_per_s = 1.0
@@ -306,61 +313,6 @@ def test_without_them_a_part_of_the_training_images_is_held_out_and_no_group_is_
     assert sorted((*learnt, *asked), key=lambda each: each.sha256) == list(shown.train)
     assert (found.images, found.validation) == (len(learnt), len(asked)) == (104, 96)
     assert not {each.group for each in learnt} & {each.group for each in asked}
-
-
-@pytest.mark.parametrize(
-    ("limit_s", "images", "epochs"),
-    [
-        (5.0, 48, 1),  # not even all images once: of every class as many
-        (1.0, 32, 1),  # but eight of every class
-        (45.0, 200, 2),
-        (math.inf, 200, 20),  # never more than the plan has
-    ],
-)
-def test_a_plan_is_cut_to_its_time(machine: Machine, limit_s: float, images: int, epochs: int) -> None:
-    machine.images_per_s = 10.0
-    (plan,) = plans("large-similar")
-    shown, cut = race.within(ground(validation=0), plan, None, limit_s, machine.ledger())
-    assert cut.tuning is not None
-    assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
-    counts = np.bincount([sample.label for sample in shown.train])
-    assert counts.max() - counts.min() <= 1
-
-
-def test_the_time_that_finds_the_rate_is_not_there_for_training(machine: Machine) -> None:
-    """At 10 images a second 40 steps of 64, each asked about once more, take 341 s."""
-    machine.images_per_s = 10.0
-    plan, shown = changed(plans("large-similar")[0], rate="range test"), ground(4000, 0)
-    for limit_s, images, epochs in ((342.0 + 801.0, 4000, 2), (100.0, 500, 1)):
-        learnt, cut = race.within(shown, plan, None, limit_s, machine.ledger(), finds_rate=True)
-        assert cut.tuning is not None
-        assert (len(learnt.train), cut.tuning.epochs) == (images, epochs)
-
-
-@pytest.mark.parametrize(("limit_s", "images", "epochs"), [(75.0, 200, 3), (74.0, 200, 2), (17.5, 100, 1)])
-def test_the_time_that_refitting_takes_is_not_there_for_training(
-    machine: Machine, limit_s: float, images: int, epochs: int
-) -> None:
-    """At 10 images a second an epoch of 200 takes 20 s, and to fit a head to what becomes of them 15 s."""
-    machine.images_per_s = 10.0
-    plan = changed(plans("large-similar")[0], refit_head=True)
-    shown, cut = race.within(ground(validation=0), plan, None, limit_s, machine.ledger())
-    assert cut.tuning is not None
-    assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
-
-
-@pytest.mark.parametrize(
-    ("asked", "validation", "epochs"), [(0, 0, 10), (1800, 0, 7), (60_000, 0, 5), (0, 300, 6), (1800, 300, 4)]
-)
-def test_the_time_that_asking_takes_is_not_there_for_training(
-    machine: Machine, asked: int, validation: int, epochs: int
-) -> None:
-    """2,000 images can be shown, or three times as many be asked about: once, and after every epoch."""
-    machine.images_per_s = 100.0
-    shown = ground(validation=validation)
-    _, cut = race.within(shown, plans("large-similar")[0], None, 20.0, machine.ledger(), asked=asked)
-    assert cut.tuning is not None
-    assert cut.tuning.epochs == epochs
 
 
 def test_a_plan_that_comes_apart_has_lost_and_the_others_race_on(
@@ -502,17 +454,6 @@ def test_a_race_that_was_broken_off_goes_on_behind_what_it_had_tried(
     assert len(machine.tuned) == len(before) + 1
     assert [heat.accuracy for heat in resumed.heats] == [heat.accuracy for heat in whole.heats]
     assert resumed.chosen == whole.chosen
-
-
-def test_of_unequal_classes_some_of_each_are_kept(machine: Machine) -> None:
-    machine.images_per_s = 10.0
-    (plan,) = plans("large-similar")
-    rare = tuple(replace(each, label=3) for each in samples(2, first=900))
-    common = tuple(each for each in samples(400) if each.label != 3)
-    shown, _ = race.within(replace(ground(), train=(*common, *rare)), plan, None, 4.0, machine.ledger())
-    counts = np.bincount([sample.label for sample in shown.train], minlength=CLASSES)
-    assert counts.tolist() == [13, 13, 13, 1]
-    assert len(set(shown.train)) == len(shown.train)
 
 
 def test_where_unequal_classes_are_treated_each_counts_alike(machine: Machine) -> None:

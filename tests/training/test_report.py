@@ -25,12 +25,12 @@ from tests.training import made
 from tests.training.conftest import head_of
 from training import backbones
 from training.advice.evidence import Evidence
+from training.convergence import Convergence
 from training.heads import LinearHead
 from training.report import HeldOut, Material, render
 from training.result import (
     Baseline,
     Calibration,
-    Convergence,
     Data,
     Fault,
     Features,
@@ -496,8 +496,9 @@ def test_the_way_is_told_from_the_evidence_to_the_last_epoch(training: Training)
         "Batch norms kept the statistics they came with. Nothing is to be done.",
         "before \N{EN DASH} 70.0 % 0.3000 \N{EN DASH} 1 0.6000 72.0 % 0.2800 12.5 2 0.5000 78.0 % 0.2200 12.5 "
         "head refitted \N{EN DASH} 81.0 % 0.1900",
-        "Behind the last epoch the head was fitted anew, to the 1,448 numbers that the backbone, as it has become, "
-        "gives of each of the 26 training images: its embedding and all stages.",
+        "When the training was over the head was fitted anew, to the 1,448 numbers that the backbone, as it has "
+        "become, gives of each of the 26 training images: its embedding and all stages. The solver converged in 31 "
+        "steps: the largest entry of the gradient is 8.0e-04 (at most 1.0e-03).",
         "bf16 channels last 60.0 0.50000 too far off",
         "The gradient was cut in most steps.",
         "Of the backbone, 10 parameters and 5 buffers.",
@@ -538,6 +539,18 @@ def test_a_head_that_was_left_as_it_was_is_not_called_anew(training: Training, r
     text = training.html(training.tuned(tuning=record.model_copy(update={"refit": left})))
     assert "the head was fitted anew" not in text
     assert ("<td>head refitted</td>" in text) == (left is not None)
+
+
+def test_a_refitted_head_that_is_not_solved_is_warned_of(training: Training) -> None:
+    record = made.record()
+    assert record.refit is not None
+    ended = record.refit.convergence.model_copy(update={"converged": False, "gradient": 0.5, "iterations": 1000})
+    for kept in (True, False):
+        refit = record.refit.model_copy(update={"convergence": ended, "kept": kept})
+        result = training.tuned(tuning=record.model_copy(update={"refit": refit}))
+        warned = "after 1,000 steps the gradient was 5.0e-01, and should be below 1.0e-03"
+        assert (warned in Page(training.html(result)).words) == kept
+        assert ("the solver did not converge: do not trust these figures" in result.summary()) == kept
 
 
 def test_very_many_images_of_which_a_part_was_looked_at_are_not_called_all(training: Training) -> None:

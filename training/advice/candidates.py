@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from export.run import EMBEDDING, Backbone
+from training.tuning.augmentation import Preset
 from training.tuning.plan import Plan
 
 Regime: TypeAlias = Literal["as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"]
@@ -34,7 +35,7 @@ class Candidate(BaseModel):
     regime: Regime
     start: Literal["pretrained classifier", "linear probe", "random"]
     taps: tuple[str, ...]
-    augmentation: Literal["none", "light", "medium"]
+    augmentation: Preset
     tuning: Plan | None
 
     def words(self) -> str:
@@ -82,7 +83,7 @@ def candidates(regime: Regime, images: int, backbone: Backbone) -> tuple[Candida
 def _candidate(
     regime: Regime,
     start: Literal["pretrained classifier", "linear probe", "random"],
-    augmentation: Literal["none", "light", "medium"],
+    augmentation: Preset,
     tuning: Plan | None = None,
 ) -> Candidate:
     return Candidate(regime=regime, start=start, taps=(EMBEDDING,), augmentation=augmentation, tuning=tuning)

@@ -9,7 +9,7 @@ whole-number arithmetic gives them on every machine, and asks for none of the th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,14 +106,18 @@ def preset(name: Preset, *, turns: bool, images: int, epochs: int) -> Augmentati
     Returns:
         The augmentation.
     """
-    if name == "none":
-        return Augmentation(turns=turns)
-    if name == "light":
-        return Augmentation(0.6, True, turns)
-    if name == "medium":
-        return Augmentation(0.5, True, turns, distortion=0.5)
-    can_mix = images >= MIXING_IMAGES and epochs >= MIXING_EPOCHS
-    return Augmentation(0.35, True, turns, distortion=1.0, erasing=0.25, mixing=can_mix)
+    match name:
+        case "none":
+            return Augmentation(turns=turns)
+        case "light":
+            return Augmentation(0.6, True, turns)
+        case "medium":
+            return Augmentation(0.5, True, turns, distortion=0.5)
+        case "strong":
+            can_mix = images >= MIXING_IMAGES and epochs >= MIXING_EPOCHS
+            return Augmentation(0.35, True, turns, distortion=1.0, erasing=0.25, mixing=can_mix)
+        case unknown:
+            assert_never(unknown)
 
 
 def augmented(

@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import PIL
@@ -53,23 +52,6 @@ class Batch:
     pixels: Tensor
     targets: Tensor
     weights: Tensor
-
-
-class Batches(Protocol):
-    """Batches to learn from, epoch by epoch; a batch is a pure function of seed, epoch and step."""
-
-    @property
-    def images(self) -> int:
-        """How many images an epoch shows."""
-        ...
-
-    def steps(self, epoch: int) -> int:
-        """How many steps an epoch has."""
-        ...
-
-    def epoch(self, number: int, start_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """The batches of an epoch, from a step on; of several processes each gets its share of every batch."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Shown: TypeAlias = Batch | CutBatch
 
 
 class Feed(Protocol):
-    """Batches of either kind; training.tuning.batches.Batches is one."""
+    """Batches of either kind; training.tuning.batches.Augmented is one."""
 
     @property
     def images(self) -> int:

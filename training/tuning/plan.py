@@ -37,7 +37,7 @@ class Plan(BaseModel):
             another look in each epoch, of which nothing is kept.
         batch_norm: What the batch norms of trained parts go by: the statistics they came with, or each batch's.
         imbalance: How classes with unequally many images are treated; "auto" goes by how unequal they are.
-        refit_head: Whether the head is fitted anew, to every tap, when the last epoch is over: see training/refit.py.
+        refit_head: Whether the head is fitted anew, to every tap, when the training is over: see training/refit.py.
         train_px: The side of the images while they are learnt from, where it is another than the service shows; the
             head is refitted to images as they are served (FixRes, arXiv:1906.06423). None for the same.
         patience: After how many epochs without a better validation to stop; None for never.

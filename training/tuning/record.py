@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from training.convergence import Convergence
 from training.tuning.plan import Plan, Precision
 from training.tuning.validation import Score
 
@@ -104,11 +105,12 @@ class Epoch(_Frozen):
 
 
 class Refit(_Frozen):
-    """What came of fitting the head anew to the backbone as the last epoch left it.
+    """What came of fitting the head anew to the backbone as the training left it.
 
     Attributes:
         images: How many images it was fitted to: a part of very many.
         features: How many numbers it reads of each, of all taps.
+        convergence: How its solver ended.
         before: The score of the head that was fine-tuned; None without validation, like the next.
         after: That of the new one.
         kept: Whether the new one is the model's: where it was no worse, and where nothing could say.
@@ -116,6 +118,7 @@ class Refit(_Frozen):
 
     images: int
     features: int
+    convergence: Convergence
     before: Score | None = None
     after: Score | None = None
     kept: bool = True

@@ -21,7 +21,7 @@ from training.dataset import Sample
 from training.errors import CacheError, TuningError
 from training.tuning import imbalance, pixels
 from training.tuning.augmentation import Augmentation, preset
-from training.tuning.batches import Augmented, Batch, Batches, Images, Plain, images
+from training.tuning.batches import Augmented, Batch, Images, Plain, images
 from training.tuning.order import Order
 
 GEOMETRY = CropGeometry(36, 32, 32, Interpolation.INTERPOLATION_BICUBIC)
@@ -70,7 +70,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 def test_a_batch_is_what_the_protocol_says(data: Images) -> None:
-    batches: Batches = fed(data)
+    batches = fed(data)
     assert (batches.images, batches.steps(0)) == (COUNT, 4)
     made = list(batches.epoch(0))
     assert [len(batch.weights) for batch in made] == [6, 6, 6, 5]

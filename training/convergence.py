@@ -1,0 +1,26 @@
+"""How the solver of a linear layer ended, as a record has it; does not solve."""
+
+from pydantic import BaseModel, ConfigDict
+
+from training.logistic import Solution
+
+
+class Convergence(BaseModel):
+    """How the solver ended: the largest entry of the gradient, and the bound that it had to come under."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    iterations: int
+    gradient: float
+    tolerance: float
+    converged: bool
+
+    @classmethod
+    def of(cls, solution: Solution) -> "Convergence":
+        """That of a layer."""
+        return cls(
+            iterations=solution.iterations,
+            gradient=solution.gradient,
+            tolerance=solution.tolerance,
+            converged=solution.converged,
+        )
