@@ -153,7 +153,7 @@ class Fit(_OfImages):
         [],
         description="Any other setting of a fine-tuning, as NAME=VALUE; may be given several times: weight_decay, "
         "layer_decay, warm_up, clip_norm, label_smoothing, dropout, l2_sp, average, average_over, refit_head, "
-        "train_px, imbalance, patience, precision, channels_last or compile, which docs/regimes.md explains.",
+        "imbalance, patience, precision, channels_last or compile, which docs/regimes.md explains.",
     )
 
     def cli_cmd(self) -> None:

@@ -104,7 +104,7 @@ def within(
     def cut_now() -> _Cut:
         affordable = images_per_s(ground, plan, probed, ledger) * limit_s
         # Every process is asked about all of them.
-        affordable = _less(affordable, asked * _ASKING * _larger(ground, tuning) * devices.launched().world_size)
+        affordable = _less(affordable, asked * _ASKING * devices.launched().world_size)
         return _cut(ground, tuning, _less(affordable, finding_rate(tuning, len(ground.train)) if finds_rate else 0.0))
 
     cut = ledger.once(f"cut of {name}", _Cut, cut_now)
@@ -121,16 +121,11 @@ def _less(affordable: float, taken: float) -> float:
 
 def _cut(ground: Ground, plan: Plan, affordable: float) -> _Cut:
     """What of a plan fits, where so many images can be shown."""
-    images, once = len(ground.train), _REFITTING * _larger(ground, plan) if plan.refit_head else 0.0
+    images, once = len(ground.train), _REFITTING if plan.refit_head else 0.0
     an_epoch = images + _ASKING * len(ground.validation)
     epochs = max(1, int(min(plan.epochs, (affordable - once * images) / an_epoch)))
     fewest = min(images, max(int(min(affordable / (1 + once), images)), _FEWEST_A_CLASS * ground.classes))
     return _Cut(images=fewest, epochs=epochs)
-
-
-def _larger(ground: Ground, plan: Plan) -> float:
-    """How many times the pixels of an image that is learnt from one has that is asked about."""
-    return (ground.geometry.crop_height_px / plan.train_px) ** 2 if plan.train_px else 1.0
 
 
 def finding_rate(plan: Plan, images: int) -> float:

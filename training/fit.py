@@ -100,7 +100,6 @@ def _check(order: Order, opened: Opened, plans: Sequence[Candidate], steps: Step
     known, images = parts(module, card.backbone), len(data.splits["train"])
     for plan, tuning in tunings:
         trained_from(known, tuning.unfreeze_from)
-        tuned.training_geometry(card, opened.geometry, tuning)
         if tuning.cached_views:
             cut.check(module)
         how = augmentation.preset(plan.augmentation, turns=order.turns, images=images, epochs=tuning.epochs)

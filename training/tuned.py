@@ -20,7 +20,7 @@ from training import backbones, dataset, freezing, heads, refit
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
-from training.errors import ExplodedError, TuningError
+from training.errors import ExplodedError
 from training.parts import parts
 from training.refit import Refitted
 from training.served import Served
@@ -131,7 +131,7 @@ def fine_tune(
         The model.
 
     Raises:
-        BackboneError: The weights are missing or not what the card says, or images of the plan's size cannot be seen.
+        BackboneError: The weights are missing or not what the card says.
         CacheError: The cache cannot be read or written.
         DataError: A file is gone or was changed since it was checked.
         FrozenError: What was to stay as it was has changed.
@@ -140,17 +140,17 @@ def fine_tune(
     assert candidate.tuning is not None  # what trains nothing has no business here
     plan = candidate.tuning.model_copy(update={"seed": ground.seed})
     card, learner, head = _learner(ground, probed)
-    taught = replace(ground, geometry=training_geometry(ground.card, ground.geometry, plan))
     # What the first process writes the others find.
     first = devices.launched().rank_zero_first()
     treated = treatment(ground, plan.imbalance)
-    images = len(ground.train) + len(ground.validation)
-    with steps.step("decode the images", images * (1 if taught == ground else 2)) as advance, first:
-        looks, validation = _shown(taught, candidate, plan, treated, advance)
-        served = (looks, validation) if taught == ground else _shown(ground, candidate, plan, treated, advance)
+    with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance, first:
+        framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
+        counts = imbalance.importance(treated, [sample.label for sample in ground.validation])
+        validation = _plain(ground.validation, counts, ground, advance) if ground.validation else None
+    looks = _looks(ground, candidate, plan, framed, treated)
     # Where each look is seen once, nothing is gained by keeping what is made of it.
     pays = plan.cached_views is not None and plan.epochs > plan.cached_views
-    feed = _kept(learner, looks, plan, taught, steps) if pays else looks
+    feed = _kept(learner, looks, plan, ground, steps) if pays else looks
     # What was measured was all of the model, not what lies behind a cut.
     known = known.model_copy(update={"paces": None}) if pays else known
     offset = torch.tensor(treated.offsets) if any(treated.offsets) else None
@@ -167,7 +167,7 @@ def fine_tune(
             # It would explode again.
             _remove(folder)
             raise
-    refitted = _refitted(ground, learner, tuned.record, served, treated, steps) if plan.refit_head else None
+    refitted = _refitted(ground, learner, tuned.record, looks, treated, validation, steps) if plan.refit_head else None
     module = _served(learner, card, tuned)
     if refitted:
         tuned = replace(tuned, record=_with(tuned.record, refitted.record))
@@ -181,12 +181,13 @@ def _refitted(  # noqa: PLR0917
     ground: Ground,
     learner: Learner,
     record: Record,
-    served: tuple[Augmented, Plain | None],
+    looks: Augmented,
     treated: Treatment,
+    validation: Plain | None,
     steps: Steps,
 ) -> Refitted:
-    """Another head for the backbone as it has become, still on its device, and for images as they are served."""
-    model, (looks, validation) = learner.model, served
+    """Another head for the backbone as it has become, still on its device."""
+    model = learner.model
     bf16, channels_last = record.settings.precision == "bf16", record.settings.channels_last
     objective = Objective(devices.launched(), 0.0, None, bf16=bf16, channels_last=channels_last)
     steps.more(1)
@@ -237,13 +238,12 @@ def paces(ground: Ground, candidate: Candidate, probed: Probed | None) -> tuple[
     """
     assert candidate.tuning is not None  # as above
     plan, model = candidate.tuning, _learner(ground, probed)[1].model
-    geometry = training_geometry(ground.card, ground.geometry, plan)
     fabric = devices.launched()
     fabric.to_device(model)
     model.arrange(plan)
     some = ground.train[: pace.enough(max(1, plan.batch_size // fabric.world_size), fabric)]
     with fabric.rank_zero_first():
-        shown = pixels.served(some, geometry, ground.cache, lambda _: None).read(range(len(some)))
+        shown = pixels.served(some, ground.geometry, ground.cache, lambda _: None).read(range(len(some)))
     targets = torch.eye(ground.classes)[[sample.label for sample in some]]
     plain = Objective(fabric, 0.0, None, bf16=False, channels_last=False)
     return pace.measure(model, plan, Batch(torch.from_numpy(shown), targets, torch.ones(len(some))), plain)
@@ -310,42 +310,6 @@ def treatment(ground: Ground, kind: Kind | Auto) -> Treatment:
         return imbalance.treat(kind, counts)
     is_weighed = any(sample.weight != 1 for sample in ground.train)
     return imbalance.choose(counts, "weighted images" if is_weighed else "images")
-
-
-def training_geometry(card: Card, geometry: CropGeometry, plan: Plan) -> CropGeometry:
-    """How pixels are made while a plan learns from them.
-
-    Args:
-        card: The backbone's.
-        geometry: How the service makes pixels.
-        plan: Its size is what the crop becomes, and the margin with it.
-
-    Returns:
-        The service's geometry, or a smaller or larger one.
-
-    Raises:
-        BackboneError: The backbone cannot see images of that size.
-        TuningError: The head would not be refitted to the size that the service shows.
-    """
-    if plan.train_px is None:
-        return geometry
-    if not plan.refit_head:
-        raise TuningError(
-            "Expected a head that is refitted (refit_head), because the service shows images of another size than "
-            f"{plan.train_px} pixels (train_px). Received: refit_head=false."
-        )
-    margin = geometry.resize_shorter_px / geometry.crop_height_px
-    return backbones.sized(card, round(margin * plan.train_px), plan.train_px)
-
-
-def _shown(
-    ground: Ground, candidate: Candidate, plan: Plan, treated: Treatment, advance: Advance
-) -> tuple[Augmented, Plain | None]:
-    """The looks of the training images, and the validation images, at the size that the ground says."""
-    framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
-    counts = imbalance.importance(treated, [sample.label for sample in ground.validation])
-    validation = _plain(ground.validation, counts, ground, advance) if ground.validation else None
-    return _looks(ground, candidate, plan, framed, treated), validation
 
 
 def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treated: Treatment) -> Augmented:

@@ -1,7 +1,6 @@
 """CIFAR-10 by a single pass over its 50,000 training images, after a head that was fitted to a part of them.
 
-    python -m tests.benchmarks.one_epoch --data cifar10.tar [--recipe quick|best|again|larger] [--seeds 3]
-        [--try-on 10000]
+    python -m tests.benchmarks.one_epoch --data cifar10.tar --recipe quick|best|again [--seeds 3] [--try-on 10000]
 
 EfficientNet-Lite0 with ImageNet weights. The head starts as a linear probe of the frozen backbone (LP-FT,
 arXiv:2202.10054): a feature pass over a part of the training images, which is counted in the minutes like every other
@@ -10,8 +9,7 @@ learns from four fifths and scores the others, so that the test images choose no
 its answers to an image and its mirror image are averaged, which costs a service twice the time.
 
 `again` takes a second look: behind the one pass the head is refitted, as `vertebra-train fit` does it, for which the
-features of all training images are computed once. `larger` learns from smaller pictures and takes that look at larger
-ones, which are also what it is tested on (FixRes, arXiv:1906.06423).
+features of all training images are computed once.
 """
 
 import argparse
@@ -49,8 +47,7 @@ class Recipe:
     """How the pass is made.
 
     Attributes:
-        crop_px: The side of the images, which have 32 pixels, when the backbone sees them; while it is trained, that is
-            `train_px` of the tuning, where that is set.
+        crop_px: The side of the images, which have 32 pixels, when the backbone sees them.
         probed: How many of the training images the head is first fitted to.
         augmentation: How far images are changed.
         tuning: All else.
@@ -68,7 +65,6 @@ RECIPES = {
     "quick": Recipe(96, 10_000, "none", _COMMON.model_copy(update={"unfreeze_from": "c3"})),
     "best": _BEST,
     "again": replace(_BEST, tuning=_BEST.tuning.model_copy(update={"refit_head": True})),
-    "larger": Recipe(320, 10_000, "none", _BEST.tuning.model_copy(update={"refit_head": True, "train_px": 256})),
 }
 
 
@@ -112,8 +108,7 @@ def measure(data: Path, recipe: Recipe, try_on: int | None, seed: int) -> dict[s
             cache=cache,
             seed=seed,
         )
-        geometry = tuned.training_geometry(card, ground.geometry, recipe.tuning)
-        probed = probe(replace(ground, geometry=geometry), checked.data.labels, train[: recipe.probed], steps)
+        probed = probe(ground, checked.data.labels, train[: recipe.probed], steps)
         plan = Candidate.model_validate(
             {
                 "regime": "large-different",

@@ -67,15 +67,6 @@ def test_the_time_that_refitting_takes_is_not_there_for_training(
     assert (len(shown.train), cut.tuning.epochs) == (images, epochs)
 
 
-def test_images_that_are_larger_when_they_are_asked_about_take_longer(machine: Machine) -> None:
-    """At 112 px an epoch of 200 takes 20 s; at 224 px to refit takes 60 s, and to ask about 75 images 10 s."""
-    plan = changed(plans("large-similar")[0], refit_head=True, train_px=112)
-    for limit_s, epochs in ((110.0, 2), (109.0, 1)):
-        _, cut = budget.within(ground(validation=0), plan, None, limit_s, machine.ledger(), asked=75)
-        assert cut.tuning is not None
-        assert cut.tuning.epochs == epochs
-
-
 @pytest.mark.parametrize(
     ("asked", "validation", "epochs"), [(0, 0, 10), (1800, 0, 7), (60_000, 0, 5), (0, 300, 6), (1800, 300, 4)]
 )

@@ -20,15 +20,13 @@ from training import backbones, fitting, refit, tuned
 from training.advice.candidates import Candidate
 from training.backbones import Card
 from training.dataset import Sample
-from training.errors import BackboneError, ExplodedError, TuningError
+from training.errors import ExplodedError, TuningError
 from training.fitting import Examples
 from training.parts import parts
 from training.served import Served
 from training.taps import Taps
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import activations, loop, pace
-from training.tuning.loss import Objective
-from training.tuning.model import Tunable
 from training.tuning.plan import Plan
 from training.tuning.record import Known
 
@@ -386,63 +384,6 @@ def test_where_it_is_worse_on_validation_images_the_head_stays_as_it_was_and_tha
         "Refitted to all stages, the head had 33.3% of the validation images"
     )
     assert worse.tuned.record.notes[-1].endswith("It was left as it was.")
-
-
-SMALLER = REFITTED.model_copy(update={"tuning": PLAN.model_copy(update={"refit_head": True, "train_px": 32})})
-
-
-def test_it_may_learn_from_smaller_images_and_the_head_is_refitted_to_those_that_are_served(
-    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until then all is as if the smaller ones were served."""
-    ground = replace(school.with_cache(tmp_path / "cache"), validation=school.asked)
-    shown: list[tuple[int, ...]] = []
-    read = refit._taps
-
-    def seen(model: Tunable, objective: Objective, given: Tensor) -> Tensor:
-        shown.append(tuple(given.shape[1:]))
-        return read(model, objective, given)
-
-    monkeypatch.setattr(refit, "_taps", seen)
-    found = tuned.fine_tune(ground, SMALLER, school.probed, quiet(2))
-    assert set(shown) == {(64, 64, 3)}
-    smaller = replace(ground.geometry, resize_shorter_px=36, crop_height_px=32, crop_width_px=32)
-    other = tuned.fine_tune(replace(ground, geometry=smaller), REFITTED, school.probed, quiet(2))
-    assert other.tuned.record.history[0].loss == found.tuned.record.history[0].loss
-    assert other.tuned.record.start == found.tuned.record.start
-    backbone = {name: each for name, each in found.module.state_dict().items() if name.startswith("backbone.")}
-    assert changed(other, backbone) == set()
-    told = found.tuned.record.refit
-    assert told is not None
-    assert told.after is not None
-    assert told.kept
-    logits = tuned.answers(found.module, ground, school.asked, quiet(1)).logits
-    assert (logits.argmax(1) == [each.label for each in school.asked]).mean() == pytest.approx(told.after.accuracy)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        (
-            {"refit_head": False},
-            TuningError,
-            r"Expected a head that is refitted \(refit_head\), because the service shows images of another size than "
-            r"32 pixels \(train_px\). Received: refit_head=false.",
-        ),
-        (
-            {"train_px": 40},
-            BackboneError,
-            r"Expected a crop of 32 to 1024 pixels, a multiple of 32, for small. Received: 40.",
-        ),
-    ],
-)
-def test_a_size_to_learn_from_that_cannot_be_is_refused(
-    school: School, changes: dict[str, object], error: type[Exception], message: str
-) -> None:
-    assert SMALLER.tuning is not None
-    plan = SMALLER.model_copy(update={"tuning": SMALLER.tuning.model_copy(update=changes)})
-    with pytest.raises(error, match=message):
-        tuned.fine_tune(school.ground, plan, school.probed, quiet(2))
 
 
 def test_killed_while_the_head_is_refitted_it_ends_with_the_same_weights(

@@ -38,8 +38,6 @@ class Plan(BaseModel):
         batch_norm: What the batch norms of trained parts go by: the statistics they came with, or each batch's.
         imbalance: How classes with unequally many images are treated; "auto" goes by how unequal they are.
         refit_head: Whether the head is fitted anew, to every tap, when the training is over: see training/refit.py.
-        train_px: The side of the images while they are learnt from, where it is another than the service shows; the
-            head is refitted to images as they are served (FixRes, arXiv:1906.06423). None for the same.
         patience: After how many epochs without a better validation to stop; None for never.
         seed: Every random number follows from it, the epoch and the step.
         precision: "auto" takes what is faster here, measured at the start, and as right; so with the two below.
@@ -67,7 +65,6 @@ class Plan(BaseModel):
     batch_norm: Literal["eval", "train"] = "eval"
     imbalance: Kind | Auto = "auto"
     refit_head: bool = True
-    train_px: Annotated[int, Field(ge=1)] | None = None
     patience: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Precision | Auto = "auto"
