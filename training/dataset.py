@@ -250,7 +250,7 @@ def named(*splits: Sequence[Sample]) -> bytes:
     """Name images to learn from, in their order, and what each counts as and for: 32 bytes.
 
     Args:
-        splits: Those of each split.
+        *splits: Those of each split.
 
     Returns:
         The SHA-256.
