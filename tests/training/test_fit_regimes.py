@@ -20,7 +20,7 @@ from export import run
 from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes, table
-from training import backbones, description, features, fit, race, tuned, written
+from training import backbones, budget, description, features, fit, race, tuned, written
 from training.advice.candidates import Regime
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
@@ -173,7 +173,7 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
         return max(course.runners), "it won"
 
     monkeypatch.setattr(race, "_winner", won)
-    monkeypatch.setattr(race, "SPENT", 0.0)
+    monkeypatch.setattr(budget, "SPENT", 0.0)
     out = tmp_path / "late"
     changes = {**CHANGES, "epochs": 8, "rate": 0.01}
     made = shop.make("small-different", out, changes=changes, limit_s=1e6)
