@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# Of training alone; the README is of all programs.
 PAGES = (*sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md")
+README = ROOT / "README.md"
 
 
 def text(name: str) -> str:
@@ -34,8 +36,10 @@ def _rows(lines: Iterator[str]) -> Iterator[list[str]]:
 
 def codes(page: str) -> list[str]:
     """What stands in backquotes, and the lines of blocks of code."""
+    fenced = r"^```\w*\n(.*?)^```$"
     blocks = [line.strip() for line in page.splitlines() if line.startswith("    ")]
-    return re.findall(r"`([^`]+)`", page) + blocks
+    blocks += [line.strip() for block in re.findall(fenced, page, re.S | re.M) for line in block.splitlines()]
+    return re.findall(r"`([^`]+)`", re.sub(fenced, "", page, flags=re.S | re.M)) + blocks
 
 
 def links(page: str) -> list[str]:

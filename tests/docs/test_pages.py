@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from tests.docs import pages
 from training.__main__ import Train
 
-PAGES = pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.relative_to(pages.ROOT).as_posix())
+
+def each_of(*named: Path) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", named, ids=lambda page: page.relative_to(pages.ROOT).as_posix())
 
 
 def commands() -> dict[str, type[BaseModel]]:
@@ -31,19 +33,25 @@ def test_the_commands_are_found() -> None:
     assert {"--regime", "--time-limit-min"} <= flags(iter([commands()["fit"]]))
 
 
-@PAGES
+@each_of(*pages.PAGES, pages.README)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in pages.links(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
-@PAGES
-def test_commands_and_flags_are_those_of_the_program(page: Path) -> None:
-    named, every = commands(), flags(iter(commands().values()))
+@each_of(*pages.PAGES, pages.README)
+def test_commands_are_those_of_the_program(page: Path) -> None:
+    named = commands()
     for code in pages.codes(page.read_text(encoding="utf-8")):
         for command, given in re.findall(r"vertebra-train ([a-z-]+)([^#]*)", code):
             assert command in named, code
             assert set(re.findall(r"--[a-z-]+", given)) <= flags(iter([named[command]])), code
+
+
+@each_of(*pages.PAGES)
+def test_flags_are_those_of_the_program(page: Path) -> None:
+    every = flags(iter(commands().values()))
+    for code in pages.codes(page.read_text(encoding="utf-8")):
         if code.startswith("--"):
             assert set(re.findall(r"--[a-z-]+", code)) <= every, code
 
@@ -52,7 +60,7 @@ def test_commands_and_flags_are_those_of_the_program(page: Path) -> None:
 def test_every_page_is_reached_from_another(name: str) -> None:
     linked = {
         (page.parent / target).resolve()
-        for page in (*pages.PAGES, pages.ROOT / "README.md")
+        for page in (*pages.PAGES, pages.README)
         for target in pages.links(page.read_text(encoding="utf-8"))
     }
     assert (pages.ROOT / "docs" / f"{name}.md").resolve() in linked
