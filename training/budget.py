@@ -1,6 +1,5 @@
 """Reckons how long a fine-tuning takes here, and cuts it down to a time; trains nothing."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -8,8 +7,8 @@ import torch
 from pydantic import BaseModel
 
 from training import tuned
+from training.advice import subset
 from training.advice.candidates import Candidate
-from training.dataset import Sample
 from training.ledger import Ledger
 from training.tuned import Ground, Probed
 from training.tuning import devices, pace, range_test
@@ -108,7 +107,7 @@ def within(
         return _cut(ground, tuning, _less(affordable, finding_rate(tuning, len(ground.train)) if finds_rate else 0.0))
 
     cut = ledger.once(f"cut of {name}", _Cut, cut_now)
-    fewer = ground.train if cut.images == len(ground.train) else _some(ground.train, cut.images)
+    fewer = subset.choose(ground.train, cut.images)
     shorter = plan.model_copy(update={"tuning": tuning.model_copy(update={"epochs": cut.epochs})})
     return replace(ground, train=fewer), shorter
 
@@ -138,13 +137,3 @@ def finding_rate(plan: Plan, images: int) -> float:
 def shown(plan: Candidate, images: int) -> int:
     """How often a plan shows one of so many images in all, where it is not cut short."""
     return plan.tuning.epochs * images if plan.tuning else 0
-
-
-def _some(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
-    """So many of the images, of every class about the same part; in the order in which they were."""
-    by_class: dict[int, list[int]] = {}
-    for place, sample in enumerate(samples):
-        by_class.setdefault(sample.label, []).append(place)
-    part = count / len(samples)
-    chosen = [place for places in by_class.values() for place in places[: max(1, round(part * len(places)))]]
-    return tuple(samples[place] for place in sorted(chosen))
