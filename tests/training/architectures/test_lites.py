@@ -1,5 +1,6 @@
 """The weights of EfficientNet-Lite1 and 2, of packages that `make bench` installs: skipped where they are not."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
@@ -21,5 +22,5 @@ def test_every_tensor_of_the_package_has_its_place_and_a_daisy_is_a_daisy(number
     assert (report.loaded, report.missing, report.unexpected) == (386, (), ())
     pixels = image.read(load_sample_image("flower.jpg"), card.geometry, image.ImageLimits())
     with torch.inference_mode():
-        logits = regimes.original(card).eval()(torch.from_numpy(pixels[None]))["logits"]
+        logits = regimes.original(card).eval()(torch.from_numpy(np.stack([pixels])))["logits"]
     assert card.labels()[int(logits.argmax())] == "daisy"
