@@ -30,7 +30,7 @@ from training.tuning.imbalance import Treatment
 from training.tuning.loss import Objective
 from training.tuning.model import Tunable
 from training.tuning.record import Refit
-from training.tuning.validation import Validation, score
+from training.tuning.validation import Score, Validation, score
 
 # Of few images: with 500 and with 2,500 from 1 to 0.1 it is all the same, and below that it is worse.
 _L2 = 0.3
@@ -104,14 +104,17 @@ def refit(  # noqa: PLR0917
     return Refitted(Head(kind="linear", taps=taps), module, record)
 
 
-def against(refitted: Refitted, model: Tunable, objective: Objective, validation: Validation) -> Refitted:
+def against(
+    refitted: Refitted, model: Tunable, objective: Objective, validation: Validation, before: Score
+) -> Refitted:
     """Say whether a refitted head does as well on validation images as the one that was fine-tuned.
 
     Args:
         refitted: The head.
-        model: The backbone that it was fitted to, with the head that was fine-tuned.
+        model: The backbone that it was fitted to.
         objective: How that is asked.
-        validation: The images, as they are served.
+        validation: The images.
+        before: The score of the fine-tuned head.
 
     Returns:
         The same head; its record says what was found, and whether it is kept.
@@ -122,7 +125,6 @@ def against(refitted: Refitted, model: Tunable, objective: Objective, validation
         logits: Tensor = refitted.module.linear(_taps(model, objective, pixels))
         return logits
 
-    before = score(lambda pixels: objective.answer(model, pixels), validation, objective.fabric)
     after = score(answer, validation, objective.fabric)
     found = refitted.record.model_copy(update={"before": before, "after": after, "kept": not before.beats(after)})
     return replace(refitted, record=found)

@@ -193,7 +193,10 @@ def _refitted(  # noqa: PLR0917
     steps.more(1)
     with steps.step("refit the head", refit.views(looks.augmentation) * len(ground.train)) as advance:
         found = refit.refit(model, objective, ground.train, looks, treated, advance)
-        return refit.against(found, model, objective, validation) if validation else found
+        before = record.start if record.best is None else record.history[record.best].score
+        if validation and before:
+            found = refit.against(found, model, objective, validation, before)
+    return found
 
 
 def _with(record: Record, found: Refit) -> Record:
