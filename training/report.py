@@ -4,6 +4,7 @@ The page needs no network and no script: styles, drawings and thumbnails are in 
 writes, so that they follow the reader's colours, and every label and file name goes through its escaping.
 """
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from training.charts import Chart
 from training.insight import gallery
 from training.insight.gallery import Asked, Gallery
 from training.pictures import Thumbnail
-from training.result import Heat, Race, Result
+from training.result import Heat, Lookalike, Race, Result
 from training.served import Served
 
 TEMPLATE = "report.html.j2"
@@ -30,6 +31,7 @@ MATRIX_CLASSES = 40
 LISTED_CLASSES = 40
 CONFUSED_PAIRS = 20
 MISTAKES = 24
+PAIRS = 24
 # As many colours as people tell apart.
 MAP_CLASSES = 8
 LISTED_FILES = 200
@@ -138,6 +140,15 @@ class _Mistake:
 
 
 @dataclass(frozen=True)
+class _Near:
+    """Two images that the backbone can hardly tell apart."""
+
+    pair: Lookalike
+    thumbnail: Thumbnail
+    other: Thumbnail
+
+
+@dataclass(frozen=True)
 class _Point:
     """A place on the map, in [0, 1]; `mark` is the place of its class in the legend, or None."""
 
@@ -179,6 +190,7 @@ def render(result: Result, run: Run, held_out: HeldOut, material: Material) -> s
         rivals=_rivals(result, split),
         usual=_usual(result, split),
         leaks=[leak for leak in result.data.leaks if leak.split in result.scores],
+        near=_near(result.lookalikes),
         classes=_classes(scores),
         listed_classes=LISTED_CLASSES,
         listed_files=LISTED_FILES,
@@ -277,8 +289,7 @@ def _mistakes(held_out: HeldOut, labels: tuple[str, ...]) -> list[_Mistake]:
     if not len(worst):
         return []
     answered, probabilities = held_out.logits.argmax(axis=1), softmax(held_out.logits[worst])
-    with ThreadPoolExecutor(2) as decoders:
-        thumbnails = list(decoders.map(pictures.thumbnail, [held_out.paths[each] for each in worst]))
+    thumbnails = _thumbnails(held_out.paths[each] for each in worst)
     return [
         _Mistake(
             held_out.paths[each],
@@ -290,6 +301,18 @@ def _mistakes(held_out: HeldOut, labels: tuple[str, ...]) -> list[_Mistake]:
         )
         for each, row, picture in zip(worst, probabilities, thumbnails, strict=True)
     ]
+
+
+def _thumbnails(paths: Iterable[Path]) -> list[Thumbnail]:
+    with ThreadPoolExecutor(2) as decoders:
+        return list(decoders.map(pictures.thumbnail, paths))
+
+
+def _near(lookalikes: Sequence[Lookalike]) -> list[_Near]:
+    shown = lookalikes[:PAIRS]
+    thumbnails = _thumbnails(Path(each.path) for each in shown)
+    others = _thumbnails(Path(each.other) for each in shown)
+    return [_Near(*each) for each in zip(shown, thumbnails, others, strict=True)]
 
 
 def _surest(held_out: HeldOut) -> NDArray[np.int64]:

@@ -55,6 +55,23 @@ class Repeat(_Frozen):
     twin_label: str
 
 
+class Lookalike(_Frozen):
+    """A held-out image that the backbone can hardly tell from one in a split before its own.
+
+    Attributes:
+        split: Its split: "validation" or "test".
+        of: That of the other: "train", or of a test image "validation".
+        other: The other image.
+        distance: How far apart they are, as a part of how far the tenth image after the other one is, in [0, 1].
+    """
+
+    split: Split
+    path: str
+    of: Split
+    other: str
+    distance: float
+
+
 class Data(_Frozen):
     """The images that were learnt from and tested on.
 
@@ -259,11 +276,16 @@ class Way(_Frozen):
 
 
 class Baseline(_Frozen):
-    """A simple way to use the same features, for comparison."""
+    """A simple way to use the same features, for comparison.
+
+    Attributes:
+        balanced: Its accuracy with all classes counting alike, of the head that a fine-tuning began with.
+    """
 
     name: str
     description: str
     accuracy: dict[Split, Estimate]
+    balanced: dict[Split, Estimate] | None = None
 
 
 class Result(_Frozen):
@@ -274,6 +296,8 @@ class Result(_Frozen):
         features: None of a random start.
         head: The head on frozen features: what a fine-tuning started from, and else the model's own. None of a random
             start.
+        lookalikes: Held-out images, beside the leaks, that the backbone can hardly tell from one that was learnt from
+            or chosen by: the same thing once more, perhaps. The nearest first; none of a random start.
         scores: By split, of images that were held out.
         seconds: By step, in their order.
     """
@@ -283,6 +307,7 @@ class Result(_Frozen):
     backbone: Frozen
     features: Features | None
     head: HeadResult | None
+    lookalikes: tuple[Lookalike, ...] = ()
     scores: dict[Split, Scores]
     baselines: tuple[Baseline, ...]
     seconds: dict[str, float]
@@ -308,22 +333,34 @@ class Result(_Frozen):
         lines += self._lost()
         if tuning:
             lines += tuning.notes
-        sides: tuple[Literal["train", "validation"], ...] = ("train", "validation")
-        for of in sides:
-            if leaks := sum(leak.of == of for leak in self.data.leaks):
-                lines.append(_leaking(leaks, of))
-        if wrong := self.data.contradictions():
-            pairs = "pair of training images is" if wrong == 1 else "pairs of training images are"
-            why = f"one is wrong, or a detail matters. {REPORT} lists them"
-            lines.append(f"{wrong} {pairs} nearly one image, with two labels: {why}")
-        if self.way.seen:
-            lines.append(self.way.seen_words())
+        lines += self._seen_before()
         if left_out := len(self.data.left_out):
             were = "file was" if left_out == 1 else "files were"
             lines.append(f"{left_out} {were} left out; {METRICS} names them")
         if self.unconverged():
             lines.append("the solver did not converge: do not trust these figures")
         return tuple(lines)
+
+    def _seen_before(self) -> list[str]:
+        """What of the held-out images is no news, or may be none, and what contradicts itself."""
+        lines = []
+        sides: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+        for of in sides:
+            if leaks := sum(leak.of == of for leak in self.data.leaks):
+                lines.append(_leaking(leaks, of))
+        if near := len(self.lookalikes):
+            images = "more held-out image looks" if near == 1 else "more held-out images look"
+            lines.append(
+                f"{near} {images} to the backbone nearly like one that was learnt from or chosen by: cropped, turned "
+                f"or photographed twice, or all alike. {REPORT} shows them"
+            )
+        if wrong := self.data.contradictions():
+            pairs = "pair of training images is" if wrong == 1 else "pairs of training images are"
+            why = f"one is wrong, or a detail matters. {REPORT} lists them"
+            lines.append(f"{wrong} {pairs} nearly one image, with two labels: {why}")
+        if self.way.seen:
+            lines.append(self.way.seen_words())
+        return lines
 
     def unconverged(self) -> Convergence | None:
         """How the solver of a head ended, of the one that was refitted or the one before it, if it was not done."""
@@ -334,13 +371,23 @@ class Result(_Frozen):
     def _lost(self) -> list[str]:
         """That a fine-tuning was no use, where it was none."""
         split: Split = "test" if "test" in self.scores else "validation"
-        before = next((each.accuracy[split].value for each in self.baselines if each.name == FROZEN_HEAD), 0.0)
-        now = self.scores[split].accuracy.value
-        if before <= now:
+        head = next((each for each in self.baselines if each.name == FROZEN_HEAD), None)
+        if head is None:
+            return []
+        # By what it aimed at: where unequal classes are treated, that is not plain accuracy.
+        if self.way.imbalance and head.balanced:
+            before, now, how = (
+                head.balanced[split],
+                self.scores[split].balanced_accuracy,
+                ", all classes counting alike",
+            )
+        else:
+            before, now, how = head.accuracy[split], self.scores[split].accuracy, ""
+        if before.value <= now.value:
             return []
         return [
-            f"the head on the frozen backbone, which the training began with, has more of the {split} images right: "
-            f"{before:.1%} instead of {now:.1%}. --regime small-similar makes no more than that head"
+            f"the head on the frozen backbone, which the training began with, has more of the {split} images "
+            f"right{how}: {before.value:.1%} instead of {now.value:.1%}. --regime small-similar makes no more than that head"
         ]
 
     def _line(self, split: Split) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 from export import labelled, program, run, score
 from export.labelled import LabelledImage, Split
 from export.progress import Steps
-from training import backbones, baselines, freezing, published, report
+from training import backbones, baselines, freezing, lookalikes, published, report
 from training.advice.decide import DECISION, Decision
-from training.dataset import Dataset, Sample
+from training.dataset import Dataset
 from training.errors import FrozenError
 from training.fitting import Fitted
 from training.made import Made
@@ -59,6 +59,7 @@ def write(start: Start, decision: Decision | None, made: Made, steps: Steps) -> 
     scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
     with steps.step("compare with simple ways"):
         compared = _baselines(start, made)
+        near = lookalikes.find(start.source, start.data.splits, start.data.data.leaks) if start.source else ()
     with steps.step("trace the model"):
         model, trained, frozen = _assemble(start, made)
     result = Result(
@@ -67,6 +68,7 @@ def write(start: Start, decision: Decision | None, made: Made, steps: Steps) -> 
         backbone=frozen,
         features=_features(start),
         head=made.fitted.result if made.fitted else None,
+        lookalikes=near,
         scores=scores,
         baselines=compared,
         seconds=dict(steps.seconds),
@@ -249,20 +251,20 @@ def _baselines(start: Start, made: Made) -> tuple[Baseline, ...]:
     if start.source is None:
         return ()
     began: tuple[Baseline, ...] = ()
-    # Where unequal classes are treated it aims at something else than the head did, which plain accuracy does not tell.
-    if made.fine_tuned and made.fitted and made.fine_tuned.treatment.kind == "none":
-        began = _before(start.source, made.fitted, start.held_out)
+    if made.fine_tuned and made.fitted:
+        began = (_before(start, start.source, made.fitted),)
     known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
     return (*began, *baselines.compare(*start.source.known(start.source.train), known))
 
 
-def _before(source: Source, fitted: Fitted, held_out: Mapping[Split, tuple[Sample, ...]]) -> tuple[Baseline, ...]:
+def _before(start: Start, source: Source, fitted: Fitted) -> Baseline:
     """What a fine-tuning began with: where that is better the training was no use."""
-    found = {split: source.answer(fitted, samples) for split, samples in held_out.items()}
-    accuracy = {
-        split: score.wilson(int((each.logits.argmax(1) == each.expected).sum()), len(each.expected))
-        for split, each in found.items()
-    }
-    return (
-        Baseline(name=FROZEN_HEAD, description="on the frozen backbone; fine-tuning began with it", accuracy=accuracy),
+    found = {split: source.answer(fitted, samples) for split, samples in start.held_out.items()}
+    labels = start.data.data.labels
+    scores = {split: score.score(each.logits, each.expected, labels) for split, each in found.items()}
+    return Baseline(
+        name=FROZEN_HEAD,
+        description="on the frozen backbone; fine-tuning began with it",
+        accuracy={split: each.accuracy for split, each in scores.items()},
+        balanced={split: each.balanced_accuracy for split, each in scores.items()},
     )

@@ -15,7 +15,7 @@ from training import backbones
 from training.backbones import Card
 from training.description import describe
 from training.parts import parts
-from training.result import FROZEN_HEAD, METRICS, Baseline, Fault, Leak, Result
+from training.result import FROZEN_HEAD, METRICS, Baseline, Fault, Leak, Lookalike, Result
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
         update={
             "data": result.data.model_copy(update={"leaks": (leak, chosen), "left_out": (fault, fault)}),
             "head": head_of(result).model_copy(update={"convergence": stopped}),
+            "lookalikes": (Lookalike(split="test", path="f.png", of="train", other="g.png", distance=0.1),),
         }
     )
     (trained / METRICS).write_text(worse.model_dump_json())
@@ -108,6 +109,7 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
     assert "photos: 26 train, 8 test; 2 left out, 2 leaks" in text
     assert "1 held-out image is in the training split too, or nearly, so these figures are too good." in text
     assert "1 test image is in the validation split too, or nearly, so these figures are too good." in text
+    assert "1 more held-out image looks to the backbone nearly like one that was learnt from or chosen by" in text
     assert "2 files were left out; metrics.json names them" in text
     assert "the solver did not converge: do not trust these figures" in text
 
@@ -120,6 +122,24 @@ def test_it_says_where_a_fine_tuning_was_no_use(trained: Path, tmp_path: Path) -
         (trained / METRICS).write_text(result.model_copy(update={"baselines": (baseline,)}).model_dump_json())
         words = "has more of the test images right: 87.5% instead of 75.0%. --regime small-similar makes no more"
         assert (words in describe(trained)) == said
+
+
+def test_it_says_so_by_what_the_training_aimed_at(trained: Path, tmp_path: Path) -> None:
+    """Where unequal classes are treated plain accuracy is given away for something."""
+    result = measured(trained, tmp_path)
+    treated = result.model_copy(update={"way": result.way.model_copy(update={"imbalance": "logits are adjusted"})})
+    now = treated.scores["test"].balanced_accuracy
+    for balanced, said in ((wilson(7, 8), True), (now, False)):
+        began = Baseline(
+            name=FROZEN_HEAD,
+            description="fine-tuning began with it",
+            accuracy={"test": wilson(8, 8)},
+            balanced={"test": balanced},
+        )
+        (trained / METRICS).write_text(treated.model_copy(update={"baselines": (began,)}).model_dump_json())
+        words = "has more of the test images right, all classes counting alike: 87.5% instead of 75.0%."
+        assert (words in describe(trained)) == said
+        assert ("--regime small-similar makes no more" in describe(trained)) == said
 
 
 def test_measurements_of_other_data_are_refused(trained: Path) -> None:

@@ -30,6 +30,7 @@ from service import image
 from service.engine import Arrays, Engine
 from tests.training.conftest import features_of, head_of, quiet
 from tests.training.test_store import largest_file
+from tests.training.test_twins import photograph
 from training import backbones, dataset, features, fit, mlp, report, store
 from training.__main__ import main
 from training.architectures import building
@@ -39,7 +40,7 @@ from training.errors import BackboneError
 from training.fit import Order, Trained
 from training.fitting import Kind
 from training.question import Question
-from training.result import Result
+from training.result import REPORT, Result
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
@@ -347,6 +348,23 @@ def test_two_images_a_class_are_enough(order: Order) -> None:
     assert trained.result.data.images == {"train": (2, 2), "test": (2, 2)}
     assert head_of(trained.result).folds == 2
     assert trained.result.scores["test"].accuracy.value == 1.0
+
+
+def test_a_cropped_copy_of_a_training_image_is_shown_to_a_person(order: Order, tmp_path: Path) -> None:
+    """It is in the result and on the page, and not among the leaks: the sketches cannot see it."""
+    rows = []
+    for number in range(110):
+        photograph(number, 64).save(path := tmp_path / f"{number}.png")
+        rows.append((path, number % 2, "train"))
+    for number in (200, 201):
+        photograph(number, 64).save(path := tmp_path / f"{number}.png")
+        rows.append((path, number % 2, "test"))
+    photograph(17, 64).crop((4, 4, 64, 64)).save(path := tmp_path / "copy.png")
+    listed = table(tmp_path / "listed.csv", [*rows, (path, 1, "test")], "path,label,split")
+    result = fit.fit(asking(order, source=listed), quiet(7)).result
+    assert result.data.leaks == ()
+    assert [(Path(each.path).name, Path(each.other).name) for each in result.lookalikes] == [("copy.png", "17.png")]
+    assert "1 more held-out image looks to the backbone nearly like one" in (order.out / REPORT).read_text()
 
 
 def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) -> None:

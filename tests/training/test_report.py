@@ -27,7 +27,7 @@ from training import backbones
 from training.advice.evidence import Evidence
 from training.convergence import Convergence
 from training.heads import LinearHead
-from training.report import HeldOut, Material, render
+from training.report import PAIRS, HeldOut, Material, render
 from training.result import (
     Baseline,
     Calibration,
@@ -38,6 +38,7 @@ from training.result import (
     HeadResult,
     Heat,
     Leak,
+    Lookalike,
     Looked,
     Race,
     Repeat,
@@ -304,6 +305,19 @@ def test_leaks_are_told_in_plain_words(training: Training) -> None:
     assert f"The figures are better than they should be. {warning}" in text
     assert "test test/2.png validation validation/9.png near-duplicate" in text
     assert "better than they should be" not in training.page().words
+
+
+def test_images_that_the_backbone_can_hardly_tell_apart_are_shown_side_by_side(training: Training) -> None:
+    path, gone = str(training.held_out.paths[0]), "train/gone.png"
+    near = Lookalike(split="test", path=path, of="train", other=gone, distance=0.2)
+    page = training.page(training.result().model_copy(update={"lookalikes": (near,) * (PAIRS + 1)}))
+    assert "25 more held-out images look to the backbone nearly like one that was learnt from" in page.words
+    assert f"test: {path} train: {gone}" in page.words
+    assert "No picture: No such file or directory" in page.words
+    assert "The first 24; metrics.json has all." in page.words
+    assert "look to the backbone" not in training.page().words
+    # It is for a person to judge.
+    assert "better than they should be." not in training.page().words
 
 
 def test_training_images_that_are_nearly_one_are_listed_and_two_labels_are_told(training: Training) -> None:

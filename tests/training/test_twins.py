@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from training import twins
 
@@ -54,8 +54,10 @@ TRAIN = sketches(*(photograph(seed) for seed in range(40)))
         lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
         lambda picture: picture.convert("L").convert("RGB"),
         lambda picture: picture.crop((1, 1, 96, 96)),
+        ImageOps.mirror,
+        lambda picture: recompressed(ImageOps.mirror(picture)),
     ],
-    ids=["same", "recompressed", "scaled", "darker", "grey", "moved"],
+    ids=["same", "recompressed", "scaled", "darker", "grey", "moved", "mirrored", "mirrored and recompressed"],
 )
 def test_a_picture_that_was_changed_a_little_is_found(change: Callable[[Image.Image], Image.Image]) -> None:
     held_out = sketches(change(photograph(17)), photograph(100))
