@@ -195,6 +195,24 @@ def extract(
     return Counts(from_cache, computed)
 
 
+def missing(samples: Sequence[CheckedFile], shown: Sequence[View], extractor: Extractor, cache: Path) -> set[bytes]:
+    """Say which images `extract` would pass through the backbone.
+
+    Args:
+        samples: The images.
+        shown: The views of each.
+        extractor: The backbone.
+        cache: The cache's folder.
+
+    Returns:
+        The digests of the files of which the cache lacks any of the views.
+
+    Raises:
+        CacheError: The cache cannot be read.
+    """
+    return {job.sample.sha256 for job in _work(samples, {view: _store(extractor, view, cache) for view in shown})}
+
+
 def rows(
     samples: Sequence[CheckedFile], view: View, extractor: Extractor, cache: Path, taps: Sequence[str]
 ) -> dict[str, NDArray[np.float32]]:

@@ -8,7 +8,7 @@ import torch
 
 from export import staging
 from export.progress import Steps
-from training import backbones, features, opening, published, race, tuned
+from training import backbones, features, opening, portion, published, race, tuned
 from training.advice import advise as advisor
 from training.advice.candidates import Candidate, candidates
 from training.advice.decide import UNADVISED, Decision, Leaning
@@ -22,7 +22,7 @@ from training.opening import Opened
 from training.parts import parts, trained_from
 from training.race import Raced
 from training.source import Source
-from training.start import Order, Start, reads_frozen, treats
+from training.start import Order, Start, ledger, reads_frozen, treats
 from training.tuning import augmentation, batches, cut, devices, rates
 from training.tuning.plan import Plan
 from training.views import views
@@ -59,21 +59,26 @@ def fit(order: Order, steps: Steps) -> Trained:
     staging.refuse_existing(order.out)
     random = order.question.regime == "scratch"
     opened = opening.opened(order.question, steps)
-    data, card = opened.data, opened.card
+    looked = ledger(order, opened)
     source = None if random else _source(order, opened, steps)
+    if source:
+        source = _portion(source, opened, started_s + order.question.limit_s - time.monotonic(), looked, steps)
+        opened = opened.learning_from(source.train)
+    data, card = opened.data, opened.card
     decision, plans = _plans(order, data, card, source, steps)
     _check(order, opened, plans, steps)
     counts = _extract(source, data, steps) if source else Counts(0, 0)
     start = Start(order, opened, source, plans, counts, started_s + order.question.limit_s)
     if start.treated.kind != "none":
         steps.say(f"Unequal classes: {start.treated.reason}.")
-    ledger = start.ledger()
+    decided = start.ledger()
     leans = decision.leans if decision else UNADVISED
-    raced = _raced(start, leans, ledger, steps)
-    made = make(start, raced, ledger, steps)
+    raced = _raced(start, leans, decided, steps)
+    made = make(start, raced, decided, steps)
     trained = write(start, decision, made, steps)
     # What was written need not be gone on with.
-    ledger.forget()
+    decided.forget()
+    looked.forget()
     if made.fine_tuned:
         tuned.forget(made.fine_tuned)
     return trained
@@ -135,6 +140,11 @@ def _source(order: Order, opened: Opened, steps: Steps) -> Source:
     return Source(data.splits["train"], extractor, shown, data.data.labels, asked.cache, asked.plan.seed)
 
 
+def _portion(source: Source, opened: Opened, left_s: float, looked: Ledger, steps: Steps) -> Source:
+    held_out = [sample for split, samples in opened.data.splits.items() if split != "train" for sample in samples]
+    return source.only(portion.take(source, held_out, left_s, looked, steps))
+
+
 def _plans(
     order: Order, data: Dataset, card: Card, source: Source | None, steps: Steps
 ) -> tuple[Decision | None, tuple[Candidate, ...]]:
@@ -172,8 +182,8 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
         return source.extract(held_out, advance)
 
 
-def _raced(start: Start, leans: Leaning, ledger: Ledger, steps: Steps) -> Raced | None:
+def _raced(start: Start, leans: Leaning, decided: Ledger, steps: Steps) -> Raced | None:
     if len(start.plans) == 1:
         return None
     frozen = race.Frozen(start.head, start.right, start.treated)
-    return race.race(start.ground(), start.plans, leans, frozen, start.left_s(), steps, ledger)
+    return race.race(start.ground(), start.plans, leans, frozen, start.left_s(), steps, decided)

@@ -1,13 +1,13 @@
 """Opens images and the backbone that is to see them; does not know what either is for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export import labelled
 from export.progress import Steps
 from service.bundle import CropGeometry
 from training import backbones, dataset, selection
 from training.backbones import Card
-from training.dataset import Dataset
+from training.dataset import Dataset, Sample
 from training.errors import BackboneError
 from training.named import find
 from training.pretraining import record
@@ -30,6 +30,10 @@ class Opened:
     card: Card
     selection: Selection | None
     geometry: CropGeometry
+
+    def learning_from(self, train: tuple[Sample, ...]) -> "Opened":
+        """The same with other images to learn from."""
+        return replace(self, data=replace(self.data, splits={**self.data.splits, "train": train}))
 
 
 def opened(question: Question, steps: Steps) -> Opened:

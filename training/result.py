@@ -374,20 +374,16 @@ class Result(_Frozen):
         head = next((each for each in self.baselines if each.name == FROZEN_HEAD), None)
         if head is None:
             return []
+        now, before, how = self.scores[split].accuracy.value, head.accuracy[split].value, ""
         # By what it aimed at: where unequal classes are treated, that is not plain accuracy.
         if self.way.imbalance and head.balanced:
-            before, now, how = (
-                head.balanced[split],
-                self.scores[split].balanced_accuracy,
-                ", all classes counting alike",
-            )
-        else:
-            before, now, how = head.accuracy[split], self.scores[split].accuracy, ""
-        if before.value <= now.value:
+            now, before = self.scores[split].balanced_accuracy.value, head.balanced[split].value
+            how = ", all classes counting alike"
+        if before <= now:
             return []
         return [
             f"the head on the frozen backbone, which the training began with, has more of the {split} images "
-            f"right{how}: {before.value:.1%} instead of {now.value:.1%}. --regime small-similar makes no more than that head"
+            f"right{how}: {before:.1%} instead of {now:.1%}. --regime small-similar makes no more than that head"
         ]
 
     def _line(self, split: Split) -> str:

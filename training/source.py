@@ -43,6 +43,11 @@ class Source:
         """The same with fewer images to learn from."""
         return replace(self, train=tuple(train))
 
+    def missing(self, samples: Sequence[Sample], shown: Sequence[View]) -> tuple[Sample, ...]:
+        """Those of some images of which the cache lacks any of these views."""
+        lacking = features.missing(samples, shown, self.extractor, self.cache)
+        return tuple(sample for sample in samples if sample.sha256 in lacking)
+
     def extract(self, held_out: Sequence[Sample], advance: Advance) -> Counts:
         """Put into the cache what it lacks: all views of the training images, and the held-out ones as they are."""
         learnt = features.extract(self.train, self.shown, self.extractor, self.cache, advance)

@@ -124,15 +124,7 @@ class Start:
 
     def ledger(self) -> Ledger:
         """Where the same order of the same plans and images finds what it has decided before."""
-        order, backbone = self.order, self.card.backbone
-        facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, self.geometry)
-        asked = (order.question.limit_s, order.turns, order.head, order.views, order.question.plan.seed)
-        named = hashlib.sha256(repr((facts, asked)).encode())
-        for split, samples in sorted(self.data.splits.items()):
-            named.update(split.encode() + dataset.named(samples))
-        for plan in self.plans:
-            named.update(plan.model_dump_json().encode())
-        return Ledger(order.question.cache / _DECIDED / f"{named.hexdigest()}.json")
+        return ledger(self.order, self.opened, self.plans)
 
     def head(self, plan: Candidate, train: Sequence[Sample]) -> Fitted:
         """The head that a plan ends or begins with, fitted once to the same images."""
@@ -156,6 +148,31 @@ class Start:
             return source.fit("linear", [plan.taps])
         # A head alone may read more than the embedding, where cross-validation says so.
         return source.fit(self.order.head, [(EMBEDDING,), self.card.backbone.taps()], self.treated)
+
+
+def ledger(order: Order, opened: Opened, plans: Sequence[Candidate] = ()) -> Ledger:
+    """Find what the same order has decided before.
+
+    Args:
+        order: What was asked for.
+        opened: The images and the backbone.
+        plans: What is worth trying; nothing before that is known.
+
+    Returns:
+        Where it is kept.
+
+    Raises:
+        CacheError: The cache cannot be read.
+    """
+    backbone, question = opened.card.backbone, order.question
+    facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, opened.geometry)
+    asked = (question.limit_s, order.turns, order.head, order.views, question.plan.seed)
+    named = hashlib.sha256(repr((facts, asked)).encode())
+    for split, samples in sorted(opened.data.splits.items()):
+        named.update(split.encode() + dataset.named(samples))
+    for plan in plans:
+        named.update(plan.model_dump_json().encode())
+    return Ledger(question.cache / _DECIDED / f"{named.hexdigest()}.json")
 
 
 def reads_frozen(plan: Candidate) -> bool:

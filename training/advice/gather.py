@@ -1,6 +1,7 @@
 """Gathers the evidence of a data set from its training images; decides nothing, and reads no held-out image."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,11 @@ def gather(data: Dataset, extractor: Extractor, card: Card, cache: Path, steps: 
 
 def _given(data: Dataset, samples: Sequence[Sample], extractor: Extractor, card: Card, cache: Path) -> Given:
     rows = features.rows(samples, PLAIN, extractor, cache, card.backbone.taps())
-    counts = data.data.images["train"]
+    # Of those that are learnt from: the time may be too short for all that there are.
+    each = Counter(sample.label for sample in data.splits["train"])
+    counts = [each[column] for column in range(len(data.data.labels))]
     return Given(
-        taps={tap: torch.from_numpy(each) for tap, each in rows.items()},
+        taps={tap: torch.from_numpy(tensor) for tap, tensor in rows.items()},
         labels=torch.tensor([sample.label for sample in samples]),
         weights=torch.tensor([sample.weight for sample in samples], dtype=torch.float64),
         groups=[sample.group for sample in samples],
