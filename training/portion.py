@@ -41,7 +41,7 @@ def take(
         steps: Tells of one step, where it has to be seen how fast features come.
 
     Returns:
-        The training images: all of them where there is time for that, about eight of each class where there is for none.
+        The training images: all where there is time for that, about eight of each class where there is for none.
 
     Raises:
         BackboneError: The backbone gives something else than numbers.
