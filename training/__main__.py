@@ -100,7 +100,12 @@ class Fit(_OfImages):
         "or the last stages as well; large-similar the late stages; large-different everything; scratch everything, "
         "from a random start. auto goes by evidence and tries what is plausible.",
     )
-    time_limit_min: float = Field(60.0, gt=0, description="How long it may take about, in minutes.")
+    time_limit_min: float = Field(
+        60.0,
+        gt=0,
+        description="How long it may take about, in minutes: of more images than there is time for some are learnt "
+        "from.",
+    )
     unfreeze_from: str | None = Field(
         None,
         description="First part of the backbone that trains: a stage, c1 to c5 (docs/backbones.md lists them), or top, "

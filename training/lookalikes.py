@@ -27,11 +27,15 @@ _RANK = 10
 _CLOSER = 0.4  # of the distance to the tenth picture after it
 # Of fewer images the tenth is of another kind, and whatever is of the same kind is much closer.
 _FEWEST = 10 * _RANK
+# Comparisons that are made: 10,000 images with 60,000 take half a minute on two cores.
+_MOST = 10**9
 _BLOCK = 2**22  # distances at a time, 16 MiB
 _ROUNDING = 1e-6  # what a distance of float32 vectors is uncertain by
 
 
-def find(source: Source, splits: Mapping[Split, Sequence[Sample]], leaks: Sequence[Leak]) -> tuple[Lookalike, ...]:
+def find(
+    source: Source, splits: Mapping[Split, Sequence[Sample]], leaks: Sequence[Leak]
+) -> tuple[Lookalike, ...] | None:
     """Find the lookalikes that held-out images have in a split before theirs.
 
     Args:
@@ -40,13 +44,15 @@ def find(source: Source, splits: Mapping[Split, Sequence[Sample]], leaks: Sequen
         leaks: What is known already: these images are not listed again.
 
     Returns:
-        The pairs, the nearest first.
+        The pairs, the nearest first; None where there are too many images to hold each against all others.
 
     Raises:
         CacheError: The cache cannot be read.
     """
     known = {(leak.split, leak.path) for leak in leaks}
     order = list(splits)
+    if _comparisons([len(splits[split]) for split in order]) > _MOST:
+        return None
     units = {split: heads.unit(source.known(samples)[0]).numpy() for split, samples in splits.items()}
     found: list[Lookalike] = []
     for number, split in enumerate(order[1:], start=1):
@@ -61,6 +67,10 @@ def find(source: Source, splits: Mapping[Split, Sequence[Sample]], leaks: Sequen
                 distance = float(distances[place])
                 found.append(Lookalike(split=split, path=path, of=of, other=str(other.path), distance=distance))
     return tuple(sorted(found, key=lambda each: each.distance))
+
+
+def _comparisons(counts: Sequence[int]) -> int:
+    return sum(count * sum(counts[:number]) for number, count in enumerate(counts))
 
 
 def nearest(asked: NDArray[np.float32], among: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

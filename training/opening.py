@@ -32,8 +32,8 @@ class Opened:
     geometry: CropGeometry
 
     def learning_from(self, train: tuple[Sample, ...]) -> "Opened":
-        """The same with other images to learn from."""
-        return replace(self, data=replace(self.data, splits={**self.data.splits, "train": train}))
+        """The same with some of the training images."""
+        return replace(self, data=self.data.learning_from(train))
 
 
 def opened(question: Question, steps: Steps) -> Opened:

@@ -17,8 +17,10 @@ from training.views import PLAIN
 # Of the time that is left, what the features of all images may take: solving heads on them takes up to as long, and
 # what is to be fine-tuned has to see the images again.
 _LOOKING = 0.4
-_TIMED = 64  # images that tell how fast features come
 _WARM_UP = 8
+# Images that may tell how fast features come, and twice as many until they take so long.
+_TIMED = 64
+_TELLING_S = 1.0
 _FEWEST_A_CLASS = 8
 
 
@@ -48,8 +50,13 @@ def take(
         CacheError: The cache cannot be read or written.
         DataError: A file is gone or was changed since it was checked.
     """
-    images = ledger.once("portion", _Portion, lambda: _Portion(images=_affordable(source, held_out, limit_s, steps)))
-    chosen = subset.choose(source.train, images.images)
+
+    def measure() -> _Portion:
+        # What one process writes the others find; and all come here, or none.
+        with devices.launched().rank_zero_first():
+            return _Portion(images=_affordable(source, held_out, limit_s, steps))
+
+    chosen = subset.choose(source.train, ledger.once("portion", _Portion, measure).images)
     if len(chosen) < len(source.train):
         steps.say(
             f"There is time to look at {len(chosen)} of {len(source.train)} training images, of every class the same "
@@ -69,18 +76,23 @@ def _affordable(source: Source, held_out: Sequence[Sample], limit_s: float, step
         can_look = (_rows_per_s(source, learnt) * _LOOKING * limit_s - asked) / views
     if len(learnt) <= can_look:
         return images
-    return max(_FEWEST_A_CLASS * len(source.classes), int(images * can_look / len(learnt)))
+    # What the cache has of them was chosen likewise, and comes first.
+    return max(_FEWEST_A_CLASS * len(source.classes), images - len(learnt) + max(0, int(can_look)))
 
 
 def _rows_per_s(source: Source, lacking: Sequence[Sample]) -> float:
     """How many rows, one for each image and view, come in a second; those that it takes to see that are kept."""
-    # By one process, as all will be: what it writes the others find.
-    with devices.launched().rank_zero_first():
-        source.only(lacking[:_WARM_UP]).extract((), _silent)
-        timed = source.only(lacking[_WARM_UP : _WARM_UP + _TIMED])
+    source.only(lacking[:_WARM_UP]).extract((), _silent)
+    left, count = lacking[_WARM_UP:], _TIMED
+    while True:
+        timed, left = source.only(left[:count]), left[count:]
         started_s = time.monotonic()
         timed.extract((), _silent)
-        return len(timed.train) * len(timed.shown) / (time.monotonic() - started_s)
+        took_s = time.monotonic() - started_s
+        # To open and to write the cache takes as long for a few as for many.
+        if took_s >= _TELLING_S or not left:
+            return len(timed.train) * len(timed.shown) / took_s
+        count *= 2
 
 
 def _silent(_: int) -> None:

@@ -190,7 +190,7 @@ def render(result: Result, run: Run, held_out: HeldOut, material: Material) -> s
         rivals=_rivals(result, split),
         usual=_usual(result, split),
         leaks=[leak for leak in result.data.leaks if leak.split in result.scores],
-        near=_near(result.lookalikes),
+        near=_near(result.lookalikes or ()),
         classes=_classes(scores),
         listed_classes=LISTED_CLASSES,
         listed_files=LISTED_FILES,
@@ -247,7 +247,7 @@ def _exactly(value: float) -> Estimate:
 
 def _rivals(result: Result, split: Split) -> list[_Rival]:
     return [
-        _Rival(each.name, each.description, each.accuracy[split]) for each in result.baselines if split in each.accuracy
+        _Rival(each.name, each.description, each.accuracy[split]) for each in result.rivals() if split in each.accuracy
     ]
 
 

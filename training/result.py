@@ -297,7 +297,8 @@ class Result(_Frozen):
         head: The head on frozen features: what a fine-tuning started from, and else the model's own. None of a random
             start.
         lookalikes: Held-out images, beside the leaks, that the backbone can hardly tell from one that was learnt from
-            or chosen by: the same thing once more, perhaps. The nearest first; none of a random start.
+            or chosen by: the same thing once more, perhaps. The nearest first; none of a random start and of a
+            published model as it is. None where there are too many images to hold each against all others.
         scores: By split, of images that were held out.
         seconds: By step, in their order.
     """
@@ -307,7 +308,7 @@ class Result(_Frozen):
     backbone: Frozen
     features: Features | None
     head: HeadResult | None
-    lookalikes: tuple[Lookalike, ...] = ()
+    lookalikes: tuple[Lookalike, ...] | None = ()
     scores: dict[Split, Scores]
     baselines: tuple[Baseline, ...]
     seconds: dict[str, float]
@@ -315,7 +316,8 @@ class Result(_Frozen):
     def summary(self) -> tuple[str, ...]:
         """What a person wants to know first: how good it is, and what speaks against believing that."""
         lines = [f"{self.way.regime}: trained {self.way.trains}"]
-        if self.way.images < (there := sum(self.data.images["train"])):
+        if self.learnt_from_some():
+            there = sum(self.data.images["train"])
             lines.append(f"it learnt from {self.way.images} of {there} images, for which --time-limit-min had room")
         tuning = self.way.tuning
         if tuning and self.way.epochs and tuning.plan.epochs < self.way.epochs:
@@ -348,11 +350,11 @@ class Result(_Frozen):
         for of in sides:
             if leaks := sum(leak.of == of for leak in self.data.leaks):
                 lines.append(_leaking(leaks, of))
-        if near := len(self.lookalikes):
-            images = "more held-out image looks" if near == 1 else "more held-out images look"
+        if near := len(self.lookalikes or ()):
+            images = "held-out image looks" if near == 1 else "held-out images look"
             lines.append(
-                f"{near} {images} to the backbone nearly like one that was learnt from or chosen by: cropped, turned "
-                f"or photographed twice, or all alike. {REPORT} shows them"
+                f"{near} other {images} to the backbone nearly like one that was learnt from or chosen by: cropped, "
+                f"turned or photographed twice, or all alike. {REPORT} shows them"
             )
         if wrong := self.data.contradictions():
             pairs = "pair of training images is" if wrong == 1 else "pairs of training images are"
@@ -367,6 +369,14 @@ class Result(_Frozen):
         refit = self.way.tuning.refit if self.way.tuning else None
         ended = (refit.convergence if refit and refit.kept else None, self.head.convergence if self.head else None)
         return next((each for each in ended if each and not each.converged), None)
+
+    def learnt_from_some(self) -> bool:
+        """Whether the time was too short for all training images; a published model as it is learns from none."""
+        return self.way.regime != "as-is" and self.way.images < sum(self.data.images["train"])
+
+    def rivals(self) -> tuple[Baseline, ...]:
+        """The ways that its plain accuracy may be held against: what treats unequal classes gives some of that away."""
+        return tuple(each for each in self.baselines if each.name != FROZEN_HEAD or not self.way.imbalance)
 
     def _lost(self) -> list[str]:
         """That a fine-tuning was no use, where it was none."""
@@ -383,12 +393,12 @@ class Result(_Frozen):
             return []
         return [
             f"the head on the frozen backbone, which the training began with, has more of the {split} images "
-            f"right{how}: {before:.1%} instead of {now:.1%}. --regime small-similar makes no more than that head"
+            f"right{how}: {before:.1%} instead of {now:.1%}. --regime small-similar fits a head alone"
         ]
 
     def _line(self, split: Split) -> str:
         scores = self.scores[split]
-        rivals = ", ".join(f"{each.name} {each.accuracy[split].value:.1%}" for each in self.baselines)
+        rivals = ", ".join(f"{each.name} {each.accuracy[split].value:.1%}" for each in self.rivals())
         return (
             f"{split}: accuracy {_percent(scores.accuracy)}, balanced {_percent(scores.balanced_accuracy)}, macro-F1 "
             f"{_percent(scores.macro_f1)}, {scores.images} images; for comparison: {rivals}"

@@ -30,7 +30,7 @@ from training.tuning.plan import Plan
 
 _DECIDED = "decided"
 # Raised when what was decided before is no use any more.
-_LEDGER = 7
+_LEDGER = 8
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,12 @@ def ledger(order: Order, opened: Opened, plans: Sequence[Candidate] = ()) -> Led
     backbone, question = opened.card.backbone, order.question
     facts = (_LEDGER, backbone.name, backbone.architecture, backbone.weights_sha256, opened.geometry)
     asked = (question.limit_s, order.turns, order.head, order.views, question.plan.seed)
-    named = hashlib.sha256(repr((facts, asked)).encode())
+    plan = (question.regime, sorted(order.changes.items()), order.augmentation)
+    named = hashlib.sha256(repr((facts, asked, plan)).encode())
     for split, samples in sorted(opened.data.splits.items()):
         named.update(split.encode() + dataset.named(samples))
-    for plan in plans:
-        named.update(plan.model_dump_json().encode())
+    for each in plans:
+        named.update(each.model_dump_json().encode())
     return Ledger(question.cache / _DECIDED / f"{named.hexdigest()}.json")
 
 

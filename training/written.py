@@ -12,14 +12,27 @@ from export.labelled import LabelledImage, Split
 from export.progress import Steps
 from training import backbones, baselines, freezing, lookalikes, published, report
 from training.advice.decide import DECISION, Decision
-from training.dataset import Dataset
+from training.dataset import Dataset, Sample
 from training.errors import FrozenError
 from training.fitting import Fitted
 from training.made import Made
 from training.pretraining import record
 from training.question import AUTO
 from training.report import HeldOut, Material
-from training.result import CURVES, FROZEN_HEAD, IMAGES, METRICS, REPORT, Baseline, Features, Frozen, Race, Result, Way
+from training.result import (
+    CURVES,
+    FROZEN_HEAD,
+    IMAGES,
+    METRICS,
+    REPORT,
+    Baseline,
+    Features,
+    Frozen,
+    Lookalike,
+    Race,
+    Result,
+    Way,
+)
 from training.served import describe
 from training.source import Source
 from training.start import Order, Start, reads_frozen, treats
@@ -59,7 +72,7 @@ def write(start: Start, decision: Decision | None, made: Made, steps: Steps) -> 
     scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
     with steps.step("compare with simple ways"):
         compared = _baselines(start, made)
-        near = lookalikes.find(start.source, start.data.splits, start.data.data.leaks) if start.source else ()
+        near = _near(start, made)
     with steps.step("trace the model"):
         model, trained, frozen = _assemble(start, made)
     result = Result(
@@ -107,12 +120,12 @@ def write(start: Start, decision: Decision | None, made: Made, steps: Steps) -> 
 
 
 def _images(data: Dataset) -> str:
-    """What was learnt from and what was held out, as --data takes it."""
+    """What there was to learn from and what was held out, as --data takes it."""
     labels = data.data.labels
+    found = [(split, each) for split, samples in data.splits.items() for each in samples]
+    left: list[tuple[Split, Sample]] = [("train", each) for each in data.left]
     return labelled.table(
-        LabelledImage(each.path, labels[each.label], split, each.group, each.weight)
-        for split, samples in data.splits.items()
-        for each in samples
+        LabelledImage(each.path, labels[each.label], split, each.group, each.weight) for split, each in (*found, *left)
     )
 
 
@@ -255,6 +268,13 @@ def _baselines(start: Start, made: Made) -> tuple[Baseline, ...]:
         began = (_before(start, start.source, made.fitted),)
     known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
     return (*began, *baselines.compare(*start.source.known(start.source.train), known))
+
+
+def _near(start: Start, made: Made) -> tuple[Lookalike, ...] | None:
+    """Where something was learnt that could be known by heart."""
+    if start.source is None or made.plan.start == "pretrained classifier":
+        return ()
+    return lookalikes.find(start.source, start.data.splits, start.data.data.leaks)
 
 
 def _before(start: Start, source: Source, fitted: Fitted) -> Baseline:

@@ -266,6 +266,28 @@ def made_of(images: Sequence[LabelledImage], data: Path) -> Data:
     return dataset.prepare(images, data, SKIP, data.parent / "cache", lambda _: None).data
 
 
+def test_of_images_that_are_not_learnt_from_no_leak_is_told(named: Path) -> None:
+    """There was no time for them: what is held out is news to the model then, whatever looks like it."""
+    (named / "test/ant/seen.png").write_bytes((named / "train/ant/01.png").read_bytes())
+    with Image.open(named / "train/bee/04.png") as picture:
+        picture.save(named / "test/bee/like.jpg", quality=60)
+    with Image.open(named / "train/bee/06.png") as picture:
+        picture.save(named / "train/bee/twice.jpg", quality=60)
+    whole = prepare(named)
+    assert {Path(leak.twin).name for leak in whole.data.leaks} == {"01.png", "04.png"}
+    assert [(Path(each.path).name, Path(each.twin).name) for each in whole.data.repeats or ()] in (
+        [("06.png", "twice.jpg")],
+        [("twice.jpg", "06.png")],
+    )
+    fewer = [each for each in whole.splits["train"] if each.path.name not in {"04.png", "06.png"}]
+    part = whole.learning_from(fewer)
+    assert part.splits == {**whole.splits, "train": tuple(fewer)}
+    assert sorted(each.path.name for each in part.left) == ["04.png", "06.png"]
+    assert {Path(leak.twin).name for leak in part.data.leaks} == {"01.png"}
+    assert part.data.repeats == ()
+    assert (part.data.images, part.data.sha256) == (whole.data.images, whole.data.sha256)
+
+
 def test_test_images_that_are_chosen_by_are_counted_once(named: Path) -> None:
     (named / "validation/ant").mkdir(parents=True)
     for copy in ("validation/ant/seen.png", "test/ant/both.png"):

@@ -109,7 +109,7 @@ def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Pa
     assert "photos: 26 train, 8 test; 2 left out, 2 leaks" in text
     assert "1 held-out image is in the training split too, or nearly, so these figures are too good." in text
     assert "1 test image is in the validation split too, or nearly, so these figures are too good." in text
-    assert "1 more held-out image looks to the backbone nearly like one that was learnt from or chosen by" in text
+    assert "1 other held-out image looks to the backbone nearly like one that was learnt from or chosen by" in text
     assert "2 files were left out; metrics.json names them" in text
     assert "the solver did not converge: do not trust these figures" in text
 
@@ -120,7 +120,7 @@ def test_it_says_where_a_fine_tuning_was_no_use(trained: Path, tmp_path: Path) -
     for before, said in ((wilson(7, 8), True), (result.scores["test"].accuracy, False)):
         baseline = began.model_copy(update={"accuracy": {"test": before}})
         (trained / METRICS).write_text(result.model_copy(update={"baselines": (baseline,)}).model_dump_json())
-        words = "has more of the test images right: 87.5% instead of 75.0%. --regime small-similar makes no more"
+        words = "has more of the test images right: 87.5% instead of 75.0%. --regime small-similar fits a head alone"
         assert (words in describe(trained)) == said
 
 
@@ -139,7 +139,7 @@ def test_it_says_so_by_what_the_training_aimed_at(trained: Path, tmp_path: Path)
         (trained / METRICS).write_text(treated.model_copy(update={"baselines": (began,)}).model_dump_json())
         words = "has more of the test images right, all classes counting alike: 87.5% instead of 75.0%."
         assert (words in describe(trained)) == said
-        assert ("--regime small-similar makes no more" in describe(trained)) == said
+        assert ("--regime small-similar fits a head alone" in describe(trained)) == said
 
 
 def test_measurements_of_other_data_are_refused(trained: Path) -> None:

@@ -31,8 +31,9 @@ from service.engine import Arrays, Engine
 from tests.training.conftest import features_of, head_of, quiet
 from tests.training.test_store import largest_file
 from tests.training.test_twins import photograph
-from training import backbones, dataset, features, fit, mlp, report, store
+from training import backbones, dataset, features, fit, mlp, portion, report, store
 from training.__main__ import main
+from training.advice.decide import DECISION
 from training.architectures import building
 from training.backbones import Card
 from training.dataset import Plan
@@ -40,6 +41,7 @@ from training.errors import BackboneError
 from training.fit import Order, Trained
 from training.fitting import Kind
 from training.question import Question
+from training.result import IMAGES as TABLE
 from training.result import REPORT, Result
 
 ROOT = Path(__file__).parents[2]
@@ -363,8 +365,28 @@ def test_a_cropped_copy_of_a_training_image_is_shown_to_a_person(order: Order, t
     listed = table(tmp_path / "listed.csv", [*rows, (path, 1, "test")], "path,label,split")
     result = fit.fit(asking(order, source=listed), quiet(7)).result
     assert result.data.leaks == ()
+    assert result.lookalikes is not None
     assert [(Path(each.path).name, Path(each.other).name) for each in result.lookalikes] == [("copy.png", "17.png")]
-    assert "1 more held-out image looks to the backbone nearly like one" in (order.out / REPORT).read_text()
+    assert "1 other held-out image looks to the backbone nearly like one" in (order.out / REPORT).read_text()
+
+
+def test_a_part_is_learnt_from_where_there_is_no_time_for_all(
+    order: Order, tmp_path: Path, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_classes(tmp_path / "many", ["blue", "red"], 60)
+    monkeypatch.setattr(portion, "_affordable", lambda *_: 20)
+    asked = asking(order, source=data, regime="auto", limit_s=3600.0)
+    result = fit.fit(asked, quiet(8)).result
+    held_out = sum(result.data.images["test"])
+    assert 18 <= result.way.images <= 22
+    assert sum(runs) == result.way.images + held_out
+    decision = json.loads((order.out / DECISION).read_text())
+    assert decision["evidence"]["size"]["images"] == result.way.images
+    # All of them are counted and named: with more time the same table gives more.
+    assert sum(result.data.images["train"]) + held_out == 120
+    assert sorted(each.path for each in labelled.read(order.out / TABLE)) == sorted(data.rglob("*.png"))
+    words = f"{result.way.images} of the {120 - held_out} training images. A longer one may do better."
+    assert words in (order.out / REPORT).read_text()
 
 
 def test_a_table_may_name_groups_weights_and_a_validation_split(order: Order) -> None:

@@ -49,6 +49,7 @@ class Embeddings:
 
     def found(self, leaks: Sequence[Leak] = ()) -> list[tuple[str, str, str, str]]:
         pairs = lookalikes.find(cast(Source, self), self.splits, leaks)
+        assert pairs is not None
         assert all(0 <= each.distance <= 0.4 for each in pairs)
         assert [each.distance for each in pairs] == sorted(each.distance for each in pairs)
         return [(each.split, Path(each.path).stem, each.of, Path(each.other).stem) for each in pairs]
@@ -91,6 +92,14 @@ def test_where_all_are_alike_none_is_much_closer() -> None:
 def test_a_few_images_tell_nothing() -> None:
     assert Embeddings(train=LEARNT[:99], test=[near(9)]).found() == []
     assert Embeddings(train=LEARNT[:100], test=[near(9)]).found() == [("test", "0", "train", "9")]
+
+
+def test_too_many_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Embeddings(train=LEARNT, validation=strangers(2), test=[near(7)])
+    monkeypatch.setattr(lookalikes, "_MOST", 2 * IMAGES + IMAGES + 2)
+    assert made.found() == [("test", "0", "train", "7")]
+    monkeypatch.setattr(lookalikes, "_MOST", 2 * IMAGES + IMAGES + 1)
+    assert lookalikes.find(cast(Source, made), made.splits, ()) is None
 
 
 @pytest.mark.parametrize("block", [1, 2**22])

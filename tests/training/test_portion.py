@@ -92,6 +92,20 @@ def test_what_the_cache_has_costs_nothing(machine: Machine) -> None:
     assert machine.computed == 0
 
 
+def test_what_the_cache_has_of_them_comes_on_top(machine: Machine) -> None:
+    """Its rows are of the images that would be chosen first."""
+    first = machine.taken(100.0)
+    machine.known |= {(each.sha256, PLAIN) for each in first}
+    Ledger(machine.folder / "decided.json").forget()
+    again = machine.taken(100.0)
+    assert set(first) < set(again)
+    assert len(again) == pytest.approx(2 * 0.4 * 100 * ROWS_PER_S, abs=2)
+    # Held-out images that take all of the time take nothing from what is there.
+    Ledger(machine.folder / "decided.json").forget()
+    known = len(machine.known)
+    assert len(machine.taken(100.0, held_out=TRAIN)) == pytest.approx(known, abs=2)
+
+
 def test_of_each_class_a_few_are_looked_at_however_short_the_time_is(machine: Machine) -> None:
     labels = [each.label for each in machine.taken(-5.0)]
     assert (labels.count(0), labels.count(1)) == (7, 7)

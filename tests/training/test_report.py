@@ -311,7 +311,7 @@ def test_images_that_the_backbone_can_hardly_tell_apart_are_shown_side_by_side(t
     path, gone = str(training.held_out.paths[0]), "train/gone.png"
     near = Lookalike(split="test", path=path, of="train", other=gone, distance=0.2)
     page = training.page(training.result().model_copy(update={"lookalikes": (near,) * (PAIRS + 1)}))
-    assert "25 more held-out images look to the backbone nearly like one that was learnt from" in page.words
+    assert "25 other held-out images look to the backbone nearly like one that was learnt from" in page.words
     assert f"test: {path} train: {gone}" in page.words
     assert "No picture: No such file or directory" in page.words
     assert "The first 24; metrics.json has all." in page.words
