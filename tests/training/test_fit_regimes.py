@@ -400,7 +400,8 @@ def test_what_was_broken_off_is_gone_on_with_however_fast_the_machine_is_by_then
         patch.setattr(tuned, "answers", interrupt)
         with pytest.raises(KeyboardInterrupt):
             shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
-    assert len(list(decided.iterdir())) == len(list(trainings.iterdir())) == 1
+    # How many images are looked at, and what is made of them.
+    assert (len(list(decided.iterdir())), len(list(trainings.iterdir()))) == (2, 1)
     monkeypatch.setattr(tuned, "paces", lambda *_: (at_pace(2.25 * images / 0.85e6),))
     monkeypatch.setattr(loop, "_step", lambda *_: pytest.fail("this was done before"))
     shop.make("large-similar", tmp_path / "out", changes=changes, limit_s=1e6)
