@@ -22,8 +22,6 @@ SPENT = 0.85
 _ASKING = 1 / 3
 # To look at it twice more, and to fit a head to what is seen.
 _REFITTING = 3 / 4
-# Of the images of a class a short training shows at least so many.
-_FEWEST_A_CLASS = 8
 
 
 class _Cut(BaseModel):
@@ -123,7 +121,7 @@ def _cut(ground: Ground, plan: Plan, affordable: float) -> _Cut:
     images, once = len(ground.train), _REFITTING if plan.refit_head else 0.0
     an_epoch = images + _ASKING * len(ground.validation)
     epochs = max(1, int(min(plan.epochs, (affordable - once * images) / an_epoch)))
-    fewest = min(images, max(int(min(affordable / (1 + once), images)), _FEWEST_A_CLASS * ground.classes))
+    fewest = min(images, max(int(min(affordable / (1 + once), images)), subset.FEWEST_A_CLASS * ground.classes))
     return _Cut(images=fewest, epochs=epochs)
 
 

@@ -105,6 +105,11 @@ class Dataset:
     data: Data
     left: tuple[Sample, ...] = ()
 
+    @property
+    def held_out(self) -> dict[Split, tuple[Sample, ...]]:
+        """All that is not learnt from, by split."""
+        return {split: samples for split, samples in self.splits.items() if split != "train"}
+
     def learning_from(self, train: Sequence[Sample]) -> "Dataset":
         """The same with some of its training images: what is said of the others as images that were learnt from goes.
 

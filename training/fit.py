@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -59,10 +60,10 @@ def fit(order: Order, steps: Steps) -> Trained:
     staging.refuse_existing(order.out)
     random = order.question.regime == "scratch"
     opened = opening.opened(order.question, steps)
-    looked = ledger(order, opened)
+    glanced = ledger(order, opened)
     source = None if random else _source(order, opened, steps)
     if source:
-        source = _portion(source, opened, started_s + order.question.limit_s - time.monotonic(), looked, steps)
+        source = _portion(source, opened, started_s + order.question.limit_s - time.monotonic(), glanced, steps)
         opened = opened.learning_from(source.train)
     data, card = opened.data, opened.card
     decision, plans = _plans(order, data, card, source, steps)
@@ -78,7 +79,7 @@ def fit(order: Order, steps: Steps) -> Trained:
     trained = write(start, decision, made, steps)
     # What was written need not be gone on with.
     decided.forget()
-    looked.forget()
+    glanced.forget()
     if made.fine_tuned:
         tuned.forget(made.fine_tuned)
     return trained
@@ -140,9 +141,9 @@ def _source(order: Order, opened: Opened, steps: Steps) -> Source:
     return Source(data.splits["train"], extractor, shown, data.data.labels, asked.cache, asked.plan.seed)
 
 
-def _portion(source: Source, opened: Opened, left_s: float, looked: Ledger, steps: Steps) -> Source:
-    held_out = [sample for split, samples in opened.data.splits.items() if split != "train" for sample in samples]
-    return source.only(portion.take(source, held_out, left_s, looked, steps))
+def _portion(source: Source, opened: Opened, left_s: float, glanced: Ledger, steps: Steps) -> Source:
+    held_out = tuple(chain(*opened.data.held_out.values()))
+    return source.only(portion.take(source, held_out, left_s, glanced, steps))
 
 
 def _plans(
@@ -175,7 +176,7 @@ def _changed(plan: Candidate, order: Order, first: str) -> Candidate:
 
 
 def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
-    held_out = [sample for split, samples in data.splits.items() if split != "train" for sample in samples]
+    held_out = tuple(chain(*data.held_out.values()))
     # What the first process writes the others find.
     first = devices.launched().rank_zero_first()
     with steps.step("extract features", len(source.shown) * len(source.train) + len(held_out)) as advance, first:

@@ -21,7 +21,6 @@ _WARM_UP = 8
 # Images that may tell how fast features come, and twice as many until they take so long.
 _TIMED = 64
 _TELLING_S = 1.0
-_FEWEST_A_CLASS = 8
 
 
 class _Portion(BaseModel):
@@ -77,7 +76,7 @@ def _affordable(source: Source, held_out: Sequence[Sample], limit_s: float, step
     if len(learnt) <= can_look:
         return images
     # What the cache has of them was chosen likewise, and comes first.
-    return max(_FEWEST_A_CLASS * len(source.classes), images - len(learnt) + max(0, int(can_look)))
+    return max(subset.FEWEST_A_CLASS * len(source.classes), images - len(learnt) + max(0, int(can_look)))
 
 
 def _rows_per_s(source: Source, lacking: Sequence[Sample]) -> float:

@@ -103,7 +103,7 @@ class Start:
     @property
     def held_out(self) -> dict[Split, tuple[Sample, ...]]:
         """All that is not learnt from, by split."""
-        return {split: samples for split, samples in self.data.splits.items() if split != "train"}
+        return self.data.held_out
 
     def ground(self) -> Ground:
         """What a fine-tuning has to go by."""

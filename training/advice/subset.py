@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from training.dataset import Sample
 
 MOST = 5_000
+# Of a class about so many are learnt from, however short the time is.
+FEWEST_A_CLASS = 8
 _LEAST = 5  # of a class: one for each fold
 
 
