@@ -5,9 +5,13 @@ What the backbone has become can be read as a frozen one is: by a logistic regre
 embedding, solved to its optimum. A classifier is so retrained behind its representation in arXiv:1910.09217, and a last
 layer in arXiv:2204.02937. The strength of the penalty goes by the number of images alone: the backbone has learnt from
 them, so that none of them, and no cross-validation over them, could say which is right for others.
+
+Both heads are linear, and so is their mean, in which each is as sure as the regression. On a hundred photographs like
+ImageNet's the head that was trained had up to ten points more right than the regression, on as many of CIFAR-10 up to
+five less; the mean has most of what either has.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +41,8 @@ _L2 = 0.3
 # Of many: what is believed of a layer beforehand weighs as much however many there are. With 10,000 images 0.1 had the
 # lowest log loss, and with 16,000 0.1 and 0.03 had more right than 0.3.
 PRIOR_IMAGES = 1000
+# What the head that was trained has of the mean: with a quarter or a half of it, it was nearly the same.
+TRAINED = 1 / 3
 # A tenth of it answers no better, for ten times the iterations.
 _TOLERANCE = 1e-3
 # How many numbers are kept of all images: 2 GiB. Where there are more, a part of the images is looked at.
@@ -73,8 +79,10 @@ def refit(  # noqa: PLR0917
 ) -> Refitted:
     """Fit a linear head to what a fine-tuned backbone makes of the images that it has learnt from.
 
+    It is the mean of the one that is solved and the one that the model has, which counts TRAINED.
+
     Args:
-        model: The backbone, on its device; it stays as it is.
+        model: The backbone and its linear head, on their device; both stay as they are.
         objective: How it is asked; each of several processes asks about a part.
         samples: The images, with their labels.
         looks: The same images, as they were augmented.
@@ -94,12 +102,15 @@ def refit(  # noqa: PLR0917
         _read_into(rows[view], model, objective, shown, advance)
     advance(count * (len(samples) - len(chosen)))
     matrix = _gathered(rows, objective).flatten(0, 1)
+    trained = _on_all(model, dict(zip(taps, widths, strict=True)))
+    spread = _spread(matrix, trained.linear.weight.T, trained.linear.bias)
     scaler = Scaler.of(matrix, widths)
     labels, weights = torch.from_numpy(part.data.labels), torch.tensor([each.weight for each in chosen]).double()
     problem = Problem(scaler.standardise_(matrix), labels.repeat(count), part.data.classes)
     solution = problem.solve(l2(len(chosen)), weights.repeat(count), tolerance=_TOLERANCE)
     module = fitting.linear_head(taps, solution, scaler)
     heads.take_off(module, treated.log_prior)
+    _mix(module, trained, _spread(matrix, solution.weight, solution.bias) / spread)
     record = Refit(images=len(chosen), features=sum(widths), convergence=Convergence.of(solution))
     return Refitted(Head(kind="linear", taps=taps), module, record)
 
@@ -128,6 +139,34 @@ def against(
     after = score(answer, validation, objective.fabric)
     found = refitted.record.model_copy(update={"before": before, "after": after, "kept": not before.beats(after)})
     return replace(refitted, record=found)
+
+
+@torch.no_grad()
+def _on_all(model: Tunable, widths: Mapping[str, int]) -> LinearHead:
+    """The head that a model has, which reads some taps, as one on all of them."""
+    own = model.head
+    assert isinstance(own, LinearHead)  # fine-tuning knows no other
+    whole = LinearHead(tuple(widths), sum(widths.values()), len(own.linear.bias))
+    read = torch.split(own.linear.weight.cpu(), [widths[tap] for tap in model.reads], dim=1)
+    parts = dict(zip(model.reads, read, strict=True))
+    zeros = {tap: torch.zeros(len(own.linear.bias), width) for tap, width in widths.items()}
+    whole.linear.weight.copy_(torch.cat([parts.get(tap, zeros[tap]) for tap in widths], dim=1))
+    whole.linear.bias.copy_(own.linear.bias)
+    return whole
+
+
+@torch.no_grad()
+def _spread(matrix: Tensor, weight: Tensor, bias: Tensor) -> float:
+    """How far apart the logits of a layer, weight `[D, C]` and bias `[C]`, lie on rows `[N, D]`."""
+    logits = torch.addmm(bias, matrix, weight)
+    return float((logits - logits.mean(dim=1, keepdim=True)).std())
+
+
+@torch.no_grad()
+def _mix(module: LinearHead, trained: LinearHead, scale: float) -> None:
+    """Make of a head its mean with the one that was trained, whose logits are scaled."""
+    for tensor, other in zip(module.linear.parameters(), trained.linear.parameters(), strict=True):
+        tensor.mul_(1 - TRAINED).add_(other, alpha=TRAINED * scale)
 
 
 def _of(samples: Sequence[Sample], looks: Augmented, treated: Treatment) -> Augmented:

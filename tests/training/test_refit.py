@@ -1,6 +1,7 @@
 """A refitted head is the logistic regression on every tap of the backbone as it is, kept where it is no worse."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.training.tuning.teacher import CARD, nothing, tunable
 from training import logistic, refit
 from training.dataset import Sample
 from training.freezing import digest
-from training.heads import Scaler, joined
+from training.heads import LinearHead, Scaler, joined
 from training.refit import Refitted
 from training.taps import pooled
 from training.tuning import batches, devices, imbalance, pixels
@@ -84,6 +85,13 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Class:
     return Class(folder / "cache", tunable(), samples, framed, plain)
 
 
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the head that was trained is left in the new one."""
+    monkeypatch.setattr(refit, "TRAINED", 0.0)
+
+
+@pytest.mark.usefixtures("anew")
 @pytest.mark.parametrize("augmentation", [AS_THEY_ARE, Augmentation(area=0.6, mirrors=True)])
 def test_it_is_the_logistic_regression_of_another_library_on_every_tap(
     taught: Class, augmentation: Augmentation
@@ -107,11 +115,37 @@ def test_it_is_the_logistic_regression_of_another_library_on_every_tap(
     np.testing.assert_allclose(softmax(answered, axis=1), other.predict_proba(scaled), atol=0.02)
 
 
+def spread(logits: Tensor) -> Tensor:
+    return (logits - logits.mean(dim=1, keepdim=True)).std()
+
+
+@pytest.mark.parametrize("taps", [("embedding",), ("embedding", "c3")])
+def test_the_head_that_was_trained_is_a_part_of_its_answers(
+    taught: Class, taps: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = {name: each.shape[1] for name, each in pooled(taught.model.backbone(taught.plain())).items()}
+    model = deepcopy(taught.model)
+    model.head = LinearHead(taps, sum(widths[tap] for tap in taps), len(LABELS))
+    model.reads = taps
+    asked = replace(taught, model=model)
+    mixed = asked.refit()
+    monkeypatch.setattr(refit, "TRAINED", 0.0)
+    anew, rows = asked.refit(), taught.taps()
+    with torch.no_grad():
+        of_trained = model.head(pooled(model.backbone(taught.plain())))
+        of_anew = anew.module.linear(rows)
+        of_trained *= spread(of_anew) / spread(of_trained)
+        assert not torch.allclose(of_trained, of_anew, atol=0.1)
+        expected = (2 * of_anew + of_trained) / 3
+        torch.testing.assert_close(mixed.module.linear(rows), expected, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize(("images", "expected"), [(100, 0.3), (2_500, 0.3), (10_000, 0.1), (50_000, 0.02)])
 def test_of_many_images_the_penalty_beside_their_mean_loss_is_weaker(images: int, expected: float) -> None:
     assert refit.l2(images) == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("anew")
 def test_the_penalty_goes_by_the_images_that_there_are(taught: Class, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = taught.refit()
     monkeypatch.setattr(refit, "PRIOR_IMAGES", 0.01 * len(taught.samples))
@@ -126,6 +160,7 @@ def test_the_model_stays_as_it_is(taught: Class) -> None:
     assert all(each.grad is None for each in taught.model.parameters())
 
 
+@pytest.mark.usefixtures("anew")
 def test_what_images_count_is_what_they_count_here(taught: Class) -> None:
     """An image of weight two is as two of them."""
     heavy = [replace(each, weight=2.0) if each.label == 0 else each for each in taught.samples]
@@ -138,6 +173,7 @@ def test_what_images_count_is_what_they_count_here(taught: Class) -> None:
     assert (answered[1][:, 0] > answered[0][:, 0]).all()
 
 
+@pytest.mark.usefixtures("anew")
 def test_what_it_has_learnt_of_how_common_a_class_is_is_taken_off(taught: Class) -> None:
     treated = imbalance.treat("logit adjustment", (20, 12, 4))
     rows, plain, adjusted = taught.taps(), taught.refit(), taught.refit(treated=treated)

@@ -368,6 +368,7 @@ def test_where_it_is_worse_on_validation_images_the_head_stays_as_it_was_and_tha
     assert better.tuned.record.refit is not None
     assert better.tuned.record.refit.kept
     tuned.forget(better)
+    monkeypatch.setattr(refit, "TRAINED", 0.0)
     monkeypatch.setattr(refit, "l2", lambda _: 1e9)  # so that it answers nothing but the commonest class
     worse = tuned.fine_tune(ground, REFITTED, school.probed, quiet(2))
     told = worse.tuned.record.refit

@@ -47,7 +47,7 @@ class Tunable(nn.Module):
         self.backbone = backbone
         self.head = head
         self._dropout = nn.Dropout(0.0)
-        self._reads = reads
+        self.reads = reads
         self.card = card
         self._parts = {part: tuple(_BACKBONE + name for name in names) for part, names in parts.items()}
         self._cut: Cut | None = None
@@ -132,14 +132,14 @@ class Tunable(nn.Module):
             read: Mapping[str, Tensor] = pooled(self.backbone(shown))
         else:
             read = {**taps, **self.cut().after(self._inner(), shown)}
-        logits: Tensor = self.head({name: self._dropout(read[name]) for name in self._reads})
+        logits: Tensor = self.head({name: self._dropout(read[name]) for name in self.reads})
         return logits
 
     def cut(self) -> Cut:
         """Where the frozen prefix ends; TuningError where this architecture cannot be divided there."""
         if self._cut is None:
             trained = {name.removeprefix(_BACKBONE) for name in self.trained()}
-            self._cut = cut.find(self._inner(), trained, self.card, self._reads)
+            self._cut = cut.find(self._inner(), trained, self.card, self.reads)
         return self._cut
 
     @torch.no_grad()
