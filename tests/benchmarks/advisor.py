@@ -48,6 +48,12 @@ GROUPS = {
     "hoofed": ((339, 356),),
 }
 
+PHOTOGRAPHS: dict[str, Mapping[str, Sequence[tuple[int, int]]]] = {
+    "ImageNet, animals and things": {"animal": ANIMALS, "thing": THINGS},
+    "ImageNet, six groups of animals": GROUPS,
+    "ImageNet, dogs and other mammals": {"dog": DOGS, "other": OTHER_MAMMALS},
+}
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -220,13 +226,13 @@ def cells(count: int, label: Literal["defect", "type"], _: Sources) -> list[Row]
     return rows + [Row(Path(found.paths[place]), str(labels[place]), "test") for place in np.flatnonzero(test)]
 
 
-def photographs(groups: Mapping[str, Sequence[tuple[int, int]]], sources: Sources) -> list[Row]:
+def photographs(groups: Mapping[str, Sequence[tuple[int, int]]], sources: Sources, seed: int = SEED) -> list[Row]:
     """Half of the classes of each group to learn it from, the other half to test on."""
     files = sorted(file for file in sources.imagenet.iterdir() if file.suffix.lower() in {".jpg", ".jpeg"})
     rows: list[Row] = []
     for label, spans in groups.items():
         places = np.concatenate([np.arange(*span) for span in spans])
-        drawn = [files[place] for place in np.random.default_rng(SEED).permutation(places)]
+        drawn = [files[place] for place in np.random.default_rng(seed).permutation(places)]
         rows += [Row(path, label, "train" if number % 2 else "test") for number, path in enumerate(drawn)]
     return rows
 
@@ -241,9 +247,7 @@ SETS: dict[str, Rows] = {
     "solar cells, defects, all": partial(cells, 1968, "defect"),
     "solar cells, defects, 300": partial(cells, 300, "defect"),
     "solar cells, type, 300": partial(cells, 300, "type"),
-    "ImageNet, animals and things": partial(photographs, {"animal": ANIMALS, "thing": THINGS}),
-    "ImageNet, six groups of animals": partial(photographs, GROUPS),
-    "ImageNet, dogs and other mammals": partial(photographs, {"dog": DOGS, "other": OTHER_MAMMALS}),
+    **{name: partial(photographs, groups) for name, groups in PHOTOGRAPHS.items()},
 }
 
 
