@@ -115,6 +115,9 @@ class Dataset:
 
         Args:
             train: Some of them, in their order.
+
+        Returns:
+            A data set that counts and names the same images.
         """
         chosen = {sample.sha256 for sample in train}
         left = tuple(sample for sample in self.splits["train"] if sample.sha256 not in chosen)

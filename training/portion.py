@@ -71,7 +71,7 @@ def _affordable(source: Source, held_out: Sequence[Sample], limit_s: float, step
         return images
     asked = len(source.missing(held_out, (PLAIN,)))
     steps.more(1)
-    with steps.step("see how fast features come"):
+    with steps.step("time the features"):
         can_look = (_rows_per_s(source, learnt) * _LOOKING * limit_s - asked) / views
     if len(learnt) <= can_look:
         return images
