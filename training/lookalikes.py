@@ -16,17 +16,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.labelled import Split
 from training import heads
 from training.dataset import Sample
 from training.result import Leak, Lookalike
-from training.source import Source
+from training.twins import CLOSER, RANK
 
-_RANK = 10
-_CLOSER = 0.4  # of the distance to the tenth picture after it
 # Of fewer images the tenth is of another kind, and whatever is of the same kind is much closer.
-_FEWEST = 10 * _RANK
+_FEWEST = 10 * RANK
 # Comparisons that are made: 10,000 images with 60,000 take half a minute on two cores.
 _MOST = 10**9
 _BLOCK = 2**22  # distances at a time, 16 MiB
@@ -34,26 +33,23 @@ _ROUNDING = 1e-6  # what a distance of float32 vectors is uncertain by
 
 
 def find(
-    source: Source, splits: Mapping[Split, Sequence[Sample]], leaks: Sequence[Leak]
+    embeddings: Mapping[Split, Tensor], splits: Mapping[Split, Sequence[Sample]], leaks: Sequence[Leak]
 ) -> tuple[Lookalike, ...] | None:
     """Find the lookalikes that held-out images have in a split before theirs.
 
     Args:
-        source: The features.
+        embeddings: What the backbone makes of the images of each split, float32 `[N, D]`.
         splits: The images, in the order train, validation, test.
         leaks: What is known already: these images are not listed again.
 
     Returns:
         The pairs, the nearest first; None where there are too many images to hold each against all others.
-
-    Raises:
-        CacheError: The cache cannot be read.
     """
     known = {(leak.split, leak.path) for leak in leaks}
     order = list(splits)
     if _comparisons([len(splits[split]) for split in order]) > _MOST:
         return None
-    units = {split: heads.unit(source.known(samples)[0]).numpy() for split, samples in splits.items()}
+    units = {split: heads.unit(embeddings[split]).numpy() for split in order}
     found: list[Lookalike] = []
     for number, split in enumerate(order[1:], start=1):
         seen = order[:number]
@@ -61,7 +57,7 @@ def find(
         if len(earlier) < _FEWEST:
             continue
         places, distances = nearest(units[split], np.concatenate([units[name] for name in seen]))
-        for place in np.flatnonzero(distances <= _CLOSER).tolist():
+        for place in np.flatnonzero(distances <= CLOSER).tolist():
             path, (of, other) = str(splits[split][place].path), earlier[places[place]]
             if (split, path) not in known:
                 distance = float(distances[place])
@@ -89,6 +85,6 @@ def nearest(asked: NDArray[np.float32], among: NDArray[np.float32]) -> tuple[NDA
     for start in range(0, len(asked), step):
         block = slice(start, start + step)
         far = np.maximum(1 - asked[block] @ among.T, _ROUNDING)  # [step, M]
-        tenth = np.partition(far, _RANK, axis=1)[:, _RANK]
+        tenth = np.partition(far, RANK, axis=1)[:, RANK]
         places[block], distances[block] = far.argmin(axis=1), far.min(axis=1) / tenth
     return places, distances

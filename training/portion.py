@@ -81,18 +81,14 @@ def _affordable(source: Source, held_out: Sequence[Sample], limit_s: float, step
 
 def _rows_per_s(source: Source, lacking: Sequence[Sample]) -> float:
     """How many rows, one for each image and view, come in a second; those that it takes to see that are kept."""
-    source.only(lacking[:_WARM_UP]).extract((), _silent)
+    source.only(lacking[:_WARM_UP]).extract((), lambda _: None)
     left, count = lacking[_WARM_UP:], _TIMED
     while True:
         timed, left = source.only(left[:count]), left[count:]
         started_s = time.monotonic()
-        timed.extract((), _silent)
+        timed.extract((), lambda _: None)
         took_s = time.monotonic() - started_s
         # To open and to write the cache takes as long for a few as for many.
         if took_s >= _TELLING_S or not left:
             return len(timed.train) * len(timed.shown) / took_s
         count *= 2
-
-
-def _silent(_: int) -> None:
-    """Tells nobody: it is a part of a step that has no total."""

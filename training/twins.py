@@ -33,8 +33,8 @@ _SIDE = 16
 SKETCH = np.dtype([("grey", np.uint8, (_SIDE, _SIDE)), ("colour", np.uint8, 3)])
 
 _ALIKE = 0.6  # unrelated photographs seldom come over 0.5
-_CLOSER = 0.4  # of the distance to the tenth picture after it
-_RANK = 10
+CLOSER = 0.4  # of the distance to the tenth picture after it
+RANK = 10
 _FLAT = 1.0  # grey levels of deviation, under which there is nothing but rounding and noise to compare
 _BLOCK = 2**22  # similarities at a time, 16 MiB
 # Of a picture seen in a mirror every other cosine from left to right has the other sign.
@@ -88,7 +88,7 @@ def _find(
 ) -> NDArray[np.int64]:
     twins = _same(asked, among, of_asked, of_among)
     own = asked is among
-    rank = min(_RANK, len(among) - 1 - own)
+    rank = min(RANK, len(among) - 1 - own)
     if rank < 0:
         return twins
     theirs = _descriptors(among)  # [M, 255]
@@ -106,7 +106,7 @@ def _find(
                 alike[related] = -np.inf
             best = alike.argmax(axis=1)
             closest = alike.max(axis=1)
-            is_twin = (closest >= _ALIKE) & (1 - closest <= _CLOSER * (1 - usual))
+            is_twin = (closest >= _ALIKE) & (1 - closest <= CLOSER * (1 - usual))
             twins[block] = np.where((twins[block] < 0) & is_twin, best, twins[block])
     return twins
 

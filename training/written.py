@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ from training.start import Order, Start, reads_frozen, treats
 from training.tuning import devices
 from training.tuning.journal import BOARD
 
+_Known: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # embeddings float32 `[N, D]` and labels int64 `[N]`
+
 _BACKBONE, _HEAD = "backbone.", "head."  # as Served has them
 
 
@@ -71,8 +74,9 @@ def write(start: Start, decision: Decision | None, made: Made, steps: Steps) -> 
     data, order = start.data.data, start.order
     scores = {split: score.score(each.logits, each.expected, data.labels) for split, each in made.tested.items()}
     with steps.step("compare with simple ways"):
-        compared = _baselines(start, made)
-        near = _near(start, made)
+        known = {split: start.source.known(of) for split, of in start.data.splits.items()} if start.source else {}
+        compared = _baselines(start, made, known)
+        near = _near(start, made, known)
     with steps.step("trace the model"):
         model, trained, frozen = _assemble(start, made)
     result = Result(
@@ -260,21 +264,22 @@ def _features(start: Start) -> Features | None:
     )
 
 
-def _baselines(start: Start, made: Made) -> tuple[Baseline, ...]:
+def _baselines(start: Start, made: Made, known: Mapping[Split, _Known]) -> tuple[Baseline, ...]:
     if start.source is None:
         return ()
     began: tuple[Baseline, ...] = ()
     if made.fine_tuned and made.fitted:
         began = (_before(start, start.source, made.fitted),)
-    known = {split: start.source.known(samples) for split, samples in start.held_out.items()}
-    return (*began, *baselines.compare(*start.source.known(start.source.train), known))
+    held_out = {split: known[split] for split in start.held_out}
+    return (*began, *baselines.compare(*known["train"], held_out))
 
 
-def _near(start: Start, made: Made) -> tuple[Lookalike, ...] | None:
+def _near(start: Start, made: Made, known: Mapping[Split, _Known]) -> tuple[Lookalike, ...] | None:
     """Where something was learnt that could be known by heart."""
     if start.source is None or made.plan.start == "pretrained classifier":
         return ()
-    return lookalikes.find(start.source, start.data.splits, start.data.data.leaks)
+    embeddings = {split: embedding for split, (embedding, _) in known.items()}
+    return lookalikes.find(embeddings, start.data.splits, start.data.data.leaks)
 
 
 def _before(start: Start, source: Source, fitted: Fitted) -> Baseline:

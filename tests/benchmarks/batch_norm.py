@@ -20,8 +20,6 @@ from tests.benchmarks.trial import Row, Trial
 
 SETS = ("CIFAR-10, 100 a class", "solar cells, defects, all")
 WAYS = ("eval", "train")
-# What is measured to be faster could come out otherwise for the other way, and another backbone with it.
-FIXED = {"precision": "bf16", "channels_last": True}
 CROP_PX = 96
 
 
@@ -48,7 +46,7 @@ def main() -> None:
 
 def measure(rows: Sequence[Row], seed: int, cache: Path) -> dict[str, Any]:
     made = {
-        way: Trial("large-different", CROP_PX, cache, seed, changes={**FIXED, "batch_norm": way}).fit(rows)
+        way: Trial("large-different", CROP_PX, cache, seed, changes={**trial.FIXED, "batch_norm": way}).fit(rows)
         for way in WAYS
     }
     answered = {way: trial.right(each) for way, each in made.items()}

@@ -24,8 +24,6 @@ SIZES = ((10, 10), (10, 50), (10, 250), (2, 250))
 PHOTOGRAPHS = ("ImageNet, six groups of animals", "ImageNet, dogs and other mammals")
 DRAWS = 3
 CROP_PX = 96
-# What is measured to be faster could come out otherwise the second time, and another backbone with it.
-FIXED = {"precision": "bf16", "channels_last": True}
 
 
 def main() -> None:
@@ -63,7 +61,8 @@ def trainings(sources: Sources, seeds: int) -> Iterator[tuple[str, Regime, int, 
 
 def measure(rows: Sequence[Row], way: Regime, seed: int, cache: Path) -> dict[str, Any]:
     trained, anew = (
-        Trial(way, CROP_PX, cache, seed, changes={**FIXED, "refit_head": each}).fit(rows) for each in (False, True)
+        Trial(way, CROP_PX, cache, seed, changes={**trial.FIXED, "refit_head": each}).fit(rows)
+        for each in (False, True)
     )
     right = trial.right(anew), trial.right(trained)
     ahead, error = trial.ahead(*right)

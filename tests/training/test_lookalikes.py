@@ -13,8 +13,7 @@ from torch import Tensor
 from export.labelled import Split
 from training import lookalikes
 from training.dataset import Sample
-from training.result import Leak
-from training.source import Source
+from training.result import Leak, Lookalike
 
 Rows: TypeAlias = Sequence[NDArray[np.float64]] | NDArray[np.float64]
 
@@ -33,22 +32,21 @@ def samples(split: str, count: int) -> tuple[Sample, ...]:
 
 
 class Embeddings:
-    """A source that knows the embeddings of images by their paths."""
+    """The images of each split, and what a backbone makes of them."""
 
     def __init__(self, **rows: Rows) -> None:
         self.splits: dict[Split, tuple[Sample, ...]] = {}
-        self._rows: dict[Path, NDArray[np.float64]] = {}
+        self._embeddings: dict[Split, Tensor] = {}
         for name, of in rows.items():
             split = cast(Split, name)
             self.splits[split] = samples(split, len(of))
-            self._rows |= {sample.path: row for sample, row in zip(self.splits[split], of, strict=True)}
+            self._embeddings[split] = torch.from_numpy(np.array(of, np.float32))
 
-    def known(self, asked: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        rows = np.array([self._rows[sample.path] for sample in asked], np.float32)
-        return torch.from_numpy(rows), torch.zeros(len(asked), dtype=torch.int64)
+    def find(self, leaks: Sequence[Leak] = ()) -> tuple[Lookalike, ...] | None:
+        return lookalikes.find(self._embeddings, self.splits, leaks)
 
     def found(self, leaks: Sequence[Leak] = ()) -> list[tuple[str, str, str, str]]:
-        pairs = lookalikes.find(cast(Source, self), self.splits, leaks)
+        pairs = self.find(leaks)
         assert pairs is not None
         assert all(0 <= each.distance <= 0.4 for each in pairs)
         assert [each.distance for each in pairs] == sorted(each.distance for each in pairs)
@@ -99,7 +97,7 @@ def test_too_many_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookalikes, "_MOST", 2 * IMAGES + IMAGES + 2)
     assert made.found() == [("test", "0", "train", "7")]
     monkeypatch.setattr(lookalikes, "_MOST", 2 * IMAGES + IMAGES + 1)
-    assert lookalikes.find(cast(Source, made), made.splits, ()) is None
+    assert made.find() is None
 
 
 @pytest.mark.parametrize("block", [1, 2**22])

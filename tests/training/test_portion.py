@@ -127,7 +127,6 @@ def test_going_on_after_a_kill_takes_the_same(machine: Machine) -> None:
 
 
 def test_that_some_are_left_out_is_said(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-
     told = Steps(3, Console())
     taken = portion.take(machine.source(), (), 100.0, Ledger(machine.folder / "decided.json"), told)
     said = " ".join(capsys.readouterr().out.split())
