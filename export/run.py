@@ -16,9 +16,7 @@ from uuid import uuid4
 import torch
 from google.protobuf import json_format
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -28,6 +26,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
 from export import program, staging
+from export.document import Document
 from export.errors import RunError
 from service.bundle import CropGeometry, crop_geometry, labels_sha256, sha256_of
 from service.errors import BundleError
@@ -74,18 +73,14 @@ Triple = tuple[float, float, float]
 Regime: TypeAlias = Literal["as-is", "small-similar", "small-different", "large-similar", "large-different", "scratch"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Scaling(_Frozen):
+class Scaling(Document):
     """How 8-bit numbers become the backbone's input: (pixel / 255 - mean) / deviation, a channel of RGB each."""
 
     mean: Triple
     deviation: Triple
 
 
-class Stage(_Frozen):
+class Stage(Document):
     """A part of a backbone that ends in a feature map of `channels` at one `stride`; `module` is its last, in timm."""
 
     name: str
@@ -94,7 +89,7 @@ class Stage(_Frozen):
     module: str
 
 
-class Probe(_Frozen):
+class Probe(Document):
     """A place inside a backbone that only heads read, as the mean over its cells; `module` gives it, in timm."""
 
     name: str
@@ -102,7 +97,7 @@ class Probe(_Frozen):
     module: str
 
 
-class Recipe(_Frozen):
+class Recipe(Document):
     """How a backbone was pretrained, and where that is written; learning rates of a fine-tune are derived from it."""
 
     source: str
@@ -114,7 +109,7 @@ class Recipe(_Frozen):
     weight_decay: float
 
 
-class Backbone(_Frozen):
+class Backbone(Document):
     """What is known of the backbone that a model was made from; `weights_sha256` is of the pretrained file, if any."""
 
     name: str
@@ -131,7 +126,7 @@ class Backbone(_Frozen):
         return (*(stage.name for stage in self.stages), *(probe.name for probe in self.probes), EMBEDDING)
 
 
-class Output(_Frozen):
+class Output(Document):
     """One output of the program: `[N, *shape]` float32, from one tap of the backbone or, as logits, from the head."""
 
     name: str
@@ -142,7 +137,7 @@ class Output(_Frozen):
     pooling: Literal["avg"] | None = None
 
 
-class Head(_Frozen):
+class Head(Document):
     """What makes logits of the taps: with backbone and weights, enough to build the model again.
 
     Attributes:
@@ -163,14 +158,14 @@ class Head(_Frozen):
         return self
 
 
-class Decision(_Frozen):
+class Decision(Document):
     """Which regime a model was made with, and why."""
 
     name: Regime
     reason: str
 
 
-class Run(_Frozen):
+class Run(Document):
     """Everything that must be known of a model's weights, for ever.
 
     Attributes:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
+
+from export.document import Document
 
 BINS = 15
 # The quantile of the normal distribution that 2.5 % lie above.
@@ -29,11 +31,7 @@ _SEED = 3
 _ROWS = 1024
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Estimate(_Frozen):
+class Estimate(Document):
     """A figure and the 95 % confidence interval that it lies in."""
 
     value: float
@@ -47,7 +45,7 @@ class Estimate(_Frozen):
         return self
 
 
-class ClassScore(_Frozen):
+class ClassScore(Document):
     """How good the answers about one class are; a ratio without images to take it of is None."""
 
     label: str
@@ -57,7 +55,7 @@ class ClassScore(_Frozen):
     f1: Estimate | None
 
 
-class Bin(_Frozen):
+class Bin(Document):
     """The images whose highest probability lies in [low, high), or in [low, 1] in the last bin."""
 
     low: float
@@ -67,7 +65,7 @@ class Bin(_Frozen):
     accuracy: Estimate
 
 
-class Scores(_Frozen):
+class Scores(Document):
     """How good the answers about a set of labelled images are.
 
     Attributes:

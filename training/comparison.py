@@ -1,8 +1,7 @@
 """What a comparison of starts has measured, as comparison.json has it, and in words; measures nothing itself."""
 
-from pydantic import BaseModel, ConfigDict
-
 from export.command import printable
+from export.document import Document
 from export.run import Geometry
 from export.score import Estimate
 from training.result import Data
@@ -13,11 +12,7 @@ PAGE = "comparison.html"
 NEARLY = 0.95
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Start(_Frozen):
+class Start(Document):
     """Where a backbone's numbers come from.
 
     Attributes:
@@ -31,7 +26,7 @@ class Start(_Frozen):
     test_images_seen: int | None
 
 
-class Point(_Frozen):
+class Point(Document):
     """How good a model was on validation images.
 
     Attributes:
@@ -45,7 +40,7 @@ class Point(_Frozen):
     minutes: float
 
 
-class Cell(_Frozen):
+class Cell(Document):
     """One start, trained with some of the labels.
 
     Attributes:
@@ -72,7 +67,7 @@ class Cell(_Frozen):
     test: Estimate | None
 
 
-class Comparison(_Frozen):
+class Comparison(Document):
     """Starts that were trained on one schedule.
 
     Attributes:

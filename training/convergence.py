@@ -1,14 +1,11 @@
 """How the solver of a linear layer ended, as a record has it; does not solve."""
 
-from pydantic import BaseModel, ConfigDict
-
+from export.document import Document
 from training.logistic import Solution
 
 
-class Convergence(BaseModel):
+class Convergence(Document):
     """How the solver ended: the largest entry of the gradient, and the bound that it had to come under."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     iterations: int
     gradient: float

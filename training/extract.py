@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from export import labelled
+from export.document import Document
 from export.errors import TargetError
 from export.progress import Steps
 from export.run import EMBEDDING, Backbone, Geometry, Scaling, Sha256
@@ -53,7 +54,7 @@ class Order:
     download: bool = False
 
 
-class Manifest(BaseModel):
+class Manifest(Document):
     """What a file of features holds, and everything that its numbers follow from.
 
     Attributes:
@@ -64,8 +65,6 @@ class Manifest(BaseModel):
         facts: What the numbers follow from beside that: provider, precision and versions.
         left_out: Files that were left out, as --on-bad skip asks.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     created_time: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))

@@ -186,5 +186,5 @@ def _extract(source: Source, data: Dataset, steps: Steps) -> Counts:
 def _raced(start: Start, leans: Leaning, decided: Ledger, steps: Steps) -> Raced | None:
     if len(start.plans) == 1:
         return None
-    frozen = race.Frozen(start.head, start.right, start.treated)
+    frozen = race.HeadTrials(start.head, start.right, start.treated)
     return race.race(start.ground(), start.plans, leans, frozen, start.left_s(), steps, decided)

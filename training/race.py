@@ -53,7 +53,7 @@ Score = Callable[[Fitted, tuple[Sample, ...]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Frozen:
+class HeadTrials:
     """How plans of a frozen backbone are tried.
 
     Attributes:
@@ -107,7 +107,7 @@ class _Course:
 
     ground: Ground
     asked: tuple[Sample, ...]
-    frozen: Frozen
+    frozen: HeadTrials
     told: Steps
     ledger: Ledger
     heats: list[Heat] = field(default_factory=list)
@@ -153,7 +153,7 @@ def race(  # noqa: PLR0917
     ground: Ground,
     plans: Sequence[Candidate],
     leans: Leaning,
-    frozen: Frozen,
+    frozen: HeadTrials,
     limit_s: float,
     told: Steps,
     ledger: Ledger,

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from export.document import Document
 from export.labelled import Split
 from export.run import Sha256
 from export.score import Estimate, Scores
@@ -18,19 +17,14 @@ IMAGES = "images.csv"
 FROZEN_HEAD = "the head before it"
 
 
-class _Frozen(BaseModel):
-    # Where a figure is no number something is broken, and must not be kept as if it were measured.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Fault(_Frozen):
+class Fault(Document):
     """A file that was left out, and why."""
 
     path: str
     reason: str
 
 
-class Leak(_Frozen):
+class Leak(Document):
     """A held-out image that is in a split before its own too, byte for byte or nearly.
 
     Attributes:
@@ -46,7 +40,7 @@ class Leak(_Frozen):
     kind: Literal["duplicate", "near-duplicate"]
 
 
-class Repeat(_Frozen):
+class Repeat(Document):
     """Two training images that are nearly one, and how they are labelled."""
 
     path: str
@@ -55,7 +49,7 @@ class Repeat(_Frozen):
     twin_label: str
 
 
-class Lookalike(_Frozen):
+class Lookalike(Document):
     """A held-out image that the backbone can hardly tell from one in a split before its own.
 
     Attributes:
@@ -72,7 +66,7 @@ class Lookalike(_Frozen):
     distance: float
 
 
-class Data(_Frozen):
+class Data(Document):
     """The images that were learnt from and tested on.
 
     Attributes:
@@ -103,7 +97,7 @@ class Data(_Frozen):
         return sum(each.label != each.twin_label for each in self.repeats or ())
 
 
-class Frozen(_Frozen):
+class FrozenBackbone(Document):
     """The backbone that was not to change: digests of all its parameters and buffers before and after."""
 
     parameters: int
@@ -112,7 +106,7 @@ class Frozen(_Frozen):
     sha256_after: Sha256
 
 
-class Features(_Frozen):
+class Features(Document):
     """Where the features came from: how many rows the cache had, and how many the backbone computed."""
 
     taps: dict[str, int]
@@ -122,7 +116,7 @@ class Features(_Frozen):
     computed: int
 
 
-class Trial(_Frozen):
+class Trial(Document):
     """One candidate in the cross-validation inside the training split.
 
     Attributes:
@@ -140,7 +134,7 @@ class Trial(_Frozen):
     chosen: bool
 
 
-class Calibration(_Frozen):
+class Calibration(Document):
     """The temperature fitted on out-of-fold logits, and the log loss there without and with it."""
 
     temperature: float
@@ -148,7 +142,7 @@ class Calibration(_Frozen):
     log_loss_after: float
 
 
-class HeadResult(_Frozen):
+class HeadResult(Document):
     """The head, and the evidence that it was chosen by; a published one was fitted to nothing here."""
 
     kind: Literal["linear", "mlp", "cosine"]
@@ -160,7 +154,7 @@ class HeadResult(_Frozen):
     calibration: Calibration | None
 
 
-class Heat(_Frozen):
+class Heat(Document):
     """One short training of a plan in the race.
 
     Attributes:
@@ -187,7 +181,7 @@ class Heat(_Frozen):
     note: str | None = None
 
 
-class Race(_Frozen):
+class Race(Document):
     """The plans that were tried on a part of the training images, and the one that won.
 
     Attributes:
@@ -205,7 +199,7 @@ class Race(_Frozen):
     reason: str
 
 
-class Looked(_Frozen):
+class Looked(Document):
     """A backbone that might have been used.
 
     Attributes:
@@ -218,7 +212,7 @@ class Looked(_Frozen):
     refused: str | None
 
 
-class Selection(_Frozen):
+class Selection(Document):
     """How the backbone was chosen.
 
     Attributes:
@@ -234,7 +228,7 @@ class Selection(_Frozen):
     reason: str
 
 
-class Way(_Frozen):
+class Way(Document):
     """How the backbone was used, and why.
 
     Attributes:
@@ -275,7 +269,7 @@ class Way(_Frozen):
         )
 
 
-class Baseline(_Frozen):
+class Baseline(Document):
     """A simple way to use the same features, for comparison.
 
     Attributes:
@@ -288,7 +282,7 @@ class Baseline(_Frozen):
     balanced: dict[Split, Estimate] | None = None
 
 
-class Result(_Frozen):
+class Result(Document):
     """Everything that was measured in a training.
 
     Attributes:
@@ -305,7 +299,7 @@ class Result(_Frozen):
 
     data: Data
     way: Way
-    backbone: Frozen
+    backbone: FrozenBackbone
     features: Features | None
     head: HeadResult | None
     lookalikes: tuple[Lookalike, ...] | None = ()

@@ -20,7 +20,7 @@ from service.bundle import CropGeometry
 from training import backbones, features, fitting, rows
 from training.advice import probes, subset
 from training.advice.accuracy import gain
-from training.advice.probes import Known, Probed
+from training.advice.probes import TapProbe, Targets
 from training.backbones import Card
 from training.dataset import Dataset, Sample
 from training.errors import BackboneError
@@ -57,7 +57,7 @@ class _Asked:
     """The images that are looked at, and what is said of them."""
 
     samples: tuple[Sample, ...]
-    known: Known
+    known: Targets
 
 
 def select(data: Dataset, question: Question, steps: Steps) -> Selection:
@@ -125,7 +125,7 @@ def _look(
     asked = _Asked(samples, _known(samples, data))
     steps.more(len(able))
     started_s = time.monotonic()
-    compared: list[tuple[_Able, Probed]] = []
+    compared: list[tuple[_Able, TapProbe]] = []
     others: list[Looked] = []
     for each in able:
         name = each.card.backbone.name
@@ -150,14 +150,14 @@ def _look(
     return Selection(images=len(samples), looked=(*looked, *others, *refused), chosen=chosen, reason=reason)
 
 
-def _known(samples: Sequence[Sample], data: Dataset) -> Known:
+def _known(samples: Sequence[Sample], data: Dataset) -> Targets:
     labels = torch.tensor([sample.label for sample in samples])
     weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float64)
     folds = fitting.folds(labels, [sample.group for sample in samples], data.data.labels, _SEED)
-    return Known(labels, weights, folds, len(data.data.labels))
+    return Targets(labels, weights, folds, len(data.data.labels))
 
 
-def _probe(asked: _Asked, extractor: Extractor, cache: Path) -> Probed:
+def _probe(asked: _Asked, extractor: Extractor, cache: Path) -> TapProbe:
     embedding: Tensor = torch.from_numpy(features.rows(asked.samples, PLAIN, extractor, cache, (EMBEDDING,))[EMBEDDING])
     return probes.probe(EMBEDDING, None, embedding, asked.known)
 
@@ -167,7 +167,7 @@ def _none(refused: Sequence[Looked]) -> BackboneError:
     return BackboneError(f"Expected a backbone on this machine that can be used. Received: {said}")
 
 
-def _winner(compared: Sequence[tuple[_Able, Probed]], known: Known) -> tuple[str, str]:
+def _winner(compared: Sequence[tuple[_Able, TapProbe]], known: Targets) -> tuple[str, str]:
     """The smallest that is no more than one standard error of the difference behind the best, and why."""
     best, most = max(compared, key=lambda each: each[1].probe.accuracy.value)
     for won, found in compared:

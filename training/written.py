@@ -28,7 +28,7 @@ from training.result import (
     REPORT,
     Baseline,
     Features,
-    Frozen,
+    FrozenBackbone,
     Lookalike,
     Race,
     Result,
@@ -133,7 +133,7 @@ def _images(data: Dataset) -> str:
     )
 
 
-def _assemble(start: Start, made: Made) -> tuple[torch.export.ExportedProgram, tuple[str, ...], Frozen]:
+def _assemble(start: Start, made: Made) -> tuple[torch.export.ExportedProgram, tuple[str, ...], FrozenBackbone]:
     """The model, what of it was trained, and the proof that all else is the pretrained one, bit by bit."""
     tuned_names = set(made.fine_tuned.tuned.trained) if made.fine_tuned else set()
     model = program.trace(made.module, start.geometry)
@@ -147,7 +147,7 @@ def _assemble(start: Start, made: Made) -> tuple[torch.export.ExportedProgram, t
     before = freezing.digest({name: each for name, each in pretrained.items() if name in kept})
     if before != after:
         raise FrozenError(f"Expected what was frozen to keep the tensors {before}. Received: {after}.")
-    counted = Frozen(
+    counted = FrozenBackbone(
         parameters=sum(each.numel() for name, each in kept.items() if name in of_backbone),
         buffers=sum(each.numel() for name, each in kept.items() if name not in parameters),
         sha256_before=before,

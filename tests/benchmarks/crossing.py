@@ -71,6 +71,7 @@ def measure(data: Path, classes: int, count: int, seed: int, crop_px: int, cache
         "ahead": {way: points for way, (points, _) in ahead.items()},
         "error": {way: error for way, (_, error) in ahead.items()},
         "way_seconds": {way: round(sum(each.result.seconds.values()), 1) for way, each in made.items()},
+        "fine_tune_seconds": {way: round(made[way].result.seconds["fine-tune"], 1) for way in TUNED},
         "epochs": {way: len(record.history) for way in TUNED if (record := made[way].result.way.tuning)},
         "taps": len(made[FROZEN].run.head.taps),
         "images": classes * count,

@@ -107,8 +107,8 @@ class Machine:
         self.measured.append(plan.words())
         return at_pace(self.images_per_s)
 
-    def frozen(self) -> race.Frozen:
-        return race.Frozen(self._fit, self._right, self.treated)
+    def frozen(self) -> race.HeadTrials:
+        return race.HeadTrials(self._fit, self._right, self.treated)
 
     def _fit(self, plan: Candidate, train: tuple[Sample, ...]) -> Fitted:
         self.learnt.append(train)

@@ -34,7 +34,7 @@ from training.result import (
     Data,
     Fault,
     Features,
-    Frozen,
+    FrozenBackbone,
     HeadResult,
     Heat,
     Leak,
@@ -162,7 +162,7 @@ class Training:
                 imbalance=None,
                 tuning=None,
             ),
-            backbone=Frozen(parameters=10, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64),
+            backbone=FrozenBackbone(parameters=10, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64),
             features=Features(
                 taps={"embedding": 6}, views=("plain",), provider="CPUExecutionProvider", from_cache=3, computed=5
             ),
@@ -577,7 +577,7 @@ def test_very_many_images_of_which_a_part_was_looked_at_are_not_called_all(train
 
 def test_a_random_start_has_no_pretraining_to_tell_of(training: Training) -> None:
     tuned = training.tuned(regime="scratch", race=None, advised=None, reasons=(), overridden=("regime scratch",))
-    nothing = Frozen(parameters=0, buffers=0, sha256_before="b" * 64, sha256_after="b" * 64)
+    nothing = FrozenBackbone(parameters=0, buffers=0, sha256_before="b" * 64, sha256_after="b" * 64)
     result = tuned.model_copy(update={"features": None, "head": None, "baselines": (), "backbone": nothing})
     backbone = BACKBONE.model_copy(update={"weights_sha256": None, "source": "random start of seed 0"})
     text = Page(training.html(result, curves=made.curves(), backbone=backbone)).words
@@ -601,7 +601,7 @@ def test_a_random_start_has_no_pretraining_to_tell_of(training: Training) -> Non
 
 
 def test_statistics_alone_may_stay_frozen(training: Training) -> None:
-    kept = Frozen(parameters=0, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64)
+    kept = FrozenBackbone(parameters=0, buffers=5, sha256_before="b" * 64, sha256_after="b" * 64)
     text = training.page(training.tuned().model_copy(update={"backbone": kept})).words
     assert "Of the backbone, 0 parameters and 5 buffers, the statistics of batch norms." in text
 

@@ -3,8 +3,7 @@
 import math
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
-
+from export.document import Document
 from export.run import EMBEDDING, Backbone
 from training.tuning.augmentation import Preset
 from training.tuning.plan import Plan
@@ -18,7 +17,7 @@ _FEWEST_STEPS = 600
 _MOST_EPOCHS = 20
 
 
-class Candidate(BaseModel):
+class Candidate(Document):
     """One plan of a regime.
 
     Attributes:
@@ -29,8 +28,6 @@ class Candidate(BaseModel):
         augmentation: How far fine-tuning changes images. What a head on frozen features sees is no part of a plan.
         tuning: How backbone and head are trained after that; None where they are not.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     regime: Regime
     start: Literal["pretrained classifier", "linear probe", "random"]

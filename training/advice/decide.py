@@ -7,8 +7,7 @@ both sides are raced. The head on frozen features is in every race: it costs sec
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from export.document import Document
 from export.run import Backbone
 from training.advice.candidates import Candidate, Regime, candidates
 from training.advice.evidence import Evidence, Figure
@@ -20,19 +19,15 @@ THRESHOLDS = Thresholds()
 _QUADRANTS: tuple[Regime, ...] = ("small-similar", "small-different", "large-similar", "large-different")
 
 
-class Alternative(BaseModel):
+class Alternative(Document):
     """A regime, and what speaks for it: of the four quadrants the scores make 1, and they are no probabilities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     regime: Regime
     score: Figure
 
 
-class Leaning(BaseModel):
+class Leaning(Document):
     """What is taken where trying cannot tell a head from a fine-tuning, or there is no time to try, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     to: Literal["head", "backbone"]
     reason: str
@@ -42,7 +37,7 @@ class Leaning(BaseModel):
 UNADVISED = Leaning(to="backbone", reason="a longer training gains more where more is trained")
 
 
-class Decision(BaseModel):
+class Decision(Document):
     """The regime that the evidence names, as decision.json has it: nothing of it depends on the time or the place.
 
     Attributes:
@@ -53,8 +48,6 @@ class Decision(BaseModel):
         signs: What every sign says.
         alternatives: The regimes by what speaks for them, the best first.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[2] = 2
     regime: Regime

@@ -6,8 +6,9 @@ more wrong: a handful of images, all answered right, shall not look certain.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
 
+from export.document import Document
 from export.run import Geometry, Sha256
 
 # What lies further behind depends on how many threads added up, and the same data shall give the same file.
@@ -21,12 +22,7 @@ def _plain(value: Any) -> Any:
 Figure = Annotated[float, BeforeValidator(_plain), AfterValidator(lambda value: round(value, _DIGITS) + 0.0)]
 
 
-class _Frozen(BaseModel):
-    # Where a figure is no number something is broken, and nothing may be decided by it.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Size(_Frozen):
+class Size(Document):
     """How much there is to learn from.
 
     Attributes:
@@ -48,14 +44,14 @@ class Size(_Frozen):
         return self.images / self.classes
 
 
-class Accuracy(_Frozen):
+class Accuracy(Document):
     """How many of the asked images were answered right, and the standard error of that."""
 
     value: Figure
     error: Figure
 
 
-class Probe(_Frozen):
+class Probe(Document):
     """A linear layer on one tap, by cross-validation.
 
     Attributes:
@@ -78,7 +74,7 @@ class Probe(_Frozen):
     log_me: Figure
 
 
-class Depth(_Frozen):
+class Depth(Document):
     """Where in the backbone the labels are easiest to tell.
 
     Attributes:
@@ -96,7 +92,7 @@ class Depth(_Frozen):
     simplest: str
 
 
-class Point(_Frozen):
+class Point(Document):
     """The probe of the embedding on fewer images.
 
     Attributes:
@@ -109,7 +105,7 @@ class Point(_Frozen):
     accuracy: Accuracy
 
 
-class Neighbours(_Frozen):
+class Neighbours(Document):
     """What the nearest other images by cosine say of each image.
 
     Attributes:
@@ -123,7 +119,7 @@ class Neighbours(_Frozen):
     contradicted: Figure
 
 
-class Source(_Frozen):
+class SourceAnswers(Document):
     """What the pretrained classifier, with its own classes, makes of the images.
 
     Attributes:
@@ -146,7 +142,7 @@ class Source(_Frozen):
     as_is: Accuracy | None
 
 
-class Layer(_Frozen):
+class Layer(Document):
     """A batch norm: how far what it sees is from what it saw in pretraining.
 
     Attributes:
@@ -160,7 +156,7 @@ class Layer(_Frozen):
     z: Figure | None
 
 
-class Shift(_Frozen):
+class Shift(Document):
     """How far the inputs of all batch norms are from those of pretraining.
 
     Attributes:
@@ -178,7 +174,7 @@ class Shift(_Frozen):
     layers: tuple[Layer, ...]
 
 
-class Evidence(_Frozen):
+class Evidence(Document):
     """All that was gathered, from training images alone.
 
     Attributes:
@@ -201,7 +197,7 @@ class Evidence(_Frozen):
     depth: Depth
     curve: tuple[Point, ...]
     neighbours: Neighbours
-    source: Source | None
+    source: SourceAnswers | None
     shift: Shift | None
     missing: tuple[str, ...]
 

@@ -16,9 +16,9 @@ from service import image
 from service.bundle import CropGeometry
 from training import backbones, features, fitting
 from training.advice import null, probes, shift, subset
-from training.advice.evidence import Evidence, Layer, Shift, Size, Source
+from training.advice.evidence import Evidence, Layer, Shift, Size, SourceAnswers
 from training.advice.neighbours import neighbours
-from training.advice.probes import Known
+from training.advice.probes import Targets
 from training.advice.source import source
 from training.backbones import Card
 from training.dataset import Dataset, Sample
@@ -62,10 +62,10 @@ class Given:
     geometry: CropGeometry
     data_sha256: str
 
-    def known(self) -> Known:
+    def known(self) -> Targets:
         """What a cross-validation must know; HeadError where a class cannot be divided."""
         folds = fitting.folds(self.labels, self.groups, self.classes, _SEED)
-        return Known(self.labels, self.weights, folds, len(self.classes))
+        return Targets(self.labels, self.weights, folds, len(self.classes))
 
 
 def gather(data: Dataset, extractor: Extractor, card: Card, cache: Path, steps: Steps) -> Evidence:
@@ -127,7 +127,7 @@ def _given(data: Dataset, samples: Sequence[Sample], extractor: Extractor, card:
     )
 
 
-def weigh(given: Given, asked: Source | None, shifted: Shift | None, advance: Advance) -> Evidence:
+def weigh(given: Given, asked: SourceAnswers | None, shifted: Shift | None, advance: Advance) -> Evidence:
     """Probe every tap, and put all evidence together.
 
     Args:
@@ -167,7 +167,7 @@ def weigh(given: Given, asked: Source | None, shifted: Shift | None, advance: Ad
     )
 
 
-def _source(given: Given, known: Known, classifier: nn.Linear | None, card: Card) -> Source | None:
+def _source(given: Given, known: Targets, classifier: nn.Linear | None, card: Card) -> SourceAnswers | None:
     names = card.labels()
     if classifier is None or not names:
         return None
@@ -209,7 +209,7 @@ def _median(values: Sequence[float] | None) -> float | None:
     return None if values is None else float(np.median(values))
 
 
-def _missing(asked: Source | None, shifted: Shift | None, given: Given) -> Iterator[str]:
+def _missing(asked: SourceAnswers | None, shifted: Shift | None, given: Given) -> Iterator[str]:
     name = given.backbone.name
     if asked is None:
         yield f"{name} has no classes of its own, so it could not be asked about these"

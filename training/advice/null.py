@@ -11,13 +11,14 @@ from importlib import resources
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from export.document import Document
 from export.run import Sha256
 from training.errors import BackboneError
 
 
-class Null(BaseModel):
+class Null(Document):
     """The logarithm of the divergence of every batch norm, for photographs like those of the pretraining.
 
     Attributes:
@@ -30,8 +31,6 @@ class Null(BaseModel):
         mean: For each of the crops and of the counts, of each layer.
         deviation: Like the mean; above 0.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backbone: str
     weights_sha256: Sha256

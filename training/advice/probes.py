@@ -21,7 +21,7 @@ _PER_CLASS = (1, 5, 10, 50, 250)
 
 
 @dataclass(frozen=True)
-class Known:
+class Targets:
     """What is said of the images that evidence is gathered from.
 
     Attributes:
@@ -55,14 +55,14 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Probed:
+class TapProbe:
     """A probe, and which images it answered right when it had not learnt from them: bool `[N]`."""
 
     probe: Probe
     right: Tensor
 
 
-def probe(tap: str, stride: int | None, features: Tensor, known: Known) -> Probed:
+def probe(tap: str, stride: int | None, features: Tensor, known: Targets) -> TapProbe:
     """Ask a linear layer on one tap, by cross-validation.
 
     Args:
@@ -90,10 +90,10 @@ def probe(tap: str, stride: int | None, features: Tensor, known: Known) -> Probe
         penalty=PENALTIES[best],
         log_me=log_me.log_me(rows.features, known.labels, known.classes),
     )
-    return Probed(found, right[best])
+    return TapProbe(found, right[best])
 
 
-def every(taps: Mapping[str, Tensor], backbone: Backbone, known: Known, advance: Advance) -> dict[str, Probed]:
+def every(taps: Mapping[str, Tensor], backbone: Backbone, known: Targets, advance: Advance) -> dict[str, TapProbe]:
     """Probe all taps of a backbone.
 
     Args:
@@ -107,7 +107,7 @@ def every(taps: Mapping[str, Tensor], backbone: Backbone, known: Known, advance:
     """
     strides = {stage.name: stage.stride for stage in backbone.stages}
 
-    def probe_one(tap: str) -> Probed:
+    def probe_one(tap: str) -> TapProbe:
         return probe(tap, strides.get(tap), taps[tap], known)
 
     found = {}
@@ -117,7 +117,7 @@ def every(taps: Mapping[str, Tensor], backbone: Backbone, known: Known, advance:
     return found
 
 
-def depth(stages: Sequence[Probed], known: Known) -> Depth:
+def depth(stages: Sequence[TapProbe], known: Targets) -> Depth:
     """Where the labels are easiest to tell.
 
     Args:
@@ -140,7 +140,7 @@ def depth(stages: Sequence[Probed], known: Known) -> Depth:
     )
 
 
-def curve(features: Tensor, known: Known) -> tuple[Point, ...]:
+def curve(features: Tensor, known: Targets) -> tuple[Point, ...]:
     """Ask the same layer after it has learnt from fewer images.
 
     Args:
@@ -164,7 +164,7 @@ def curve(features: Tensor, known: Known) -> tuple[Point, ...]:
     return tuple(sorted(points, key=lambda each: (each.images, each.per_class or math.inf)))
 
 
-def _point(rows: Rows, known: Known, of: tuple[int | None, list[Tensor]]) -> Point:
+def _point(rows: Rows, known: Targets, of: tuple[int | None, list[Tensor]]) -> Point:
     per_class, learnt = of
     right = torch.zeros(len(PENALTIES), len(rows.labels), dtype=torch.bool)
     for some, (_, asked) in zip(learnt, known.parts(), strict=True):

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
-
+from export.document import Document
 from export.run import Backbone
 from training.advice.evidence import Evidence
 
 Side: TypeAlias = Literal["small", "large", "different"]
 
 
-class Thresholds(BaseModel):
+class Thresholds(Document):
     """Where a figure becomes a sign. Held against the data sets of README.md.
 
     Attributes:
@@ -29,8 +28,6 @@ class Thresholds(BaseModel):
         far: How many deviations further than ordinary photographs' the inputs of batch norms lie.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     few_images: int = 2_000
     few_per_class: int = 100
     many_images: int = 20_000
@@ -45,10 +42,8 @@ class Thresholds(BaseModel):
     far: float = 3.0
 
 
-class Sign(BaseModel):
+class Sign(Document):
     """Something that may speak for a side, whether it does, and the sentence that says it with its figures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     side: Side
     speaks: bool

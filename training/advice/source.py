@@ -10,13 +10,13 @@ from torch.nn import functional
 
 from training import rows
 from training.advice.accuracy import accuracy
-from training.advice.evidence import Accuracy, Source
-from training.advice.probes import Known
+from training.advice.evidence import Accuracy, SourceAnswers
+from training.advice.probes import Targets
 
 
 def source(
-    embedding: Tensor, classifier: nn.Linear, names: Sequence[str], labels: Sequence[str], known: Known
-) -> Source:
+    embedding: Tensor, classifier: nn.Linear, names: Sequence[str], labels: Sequence[str], known: Targets
+) -> SourceAnswers:
     """Ask the pretrained classifier.
 
     Args:
@@ -33,7 +33,7 @@ def source(
         logits = classifier(embedding)  # [N, K]
     probabilities = logits.softmax(dim=1)
     columns = rows.reused_rows(labels, names)
-    return Source(
+    return SourceAnswers(
         classes=len(names),
         confidence=float(probabilities.max(dim=1).values.mean()),
         entropy=float(torch.special.entr(probabilities).sum(dim=1).mean()) / max(1e-12, math.log(len(names))),
@@ -44,12 +44,12 @@ def source(
     )
 
 
-def _as_is(logits: Tensor, columns: dict[int, int], known: Known) -> Accuracy:
+def _as_is(logits: Tensor, columns: dict[int, int], known: Targets) -> Accuracy:
     kept = logits[:, [columns[label] for label in range(len(columns))]]
     return accuracy(kept.argmax(dim=1) == known.labels, known.weights)
 
 
-def _leep(probabilities: Tensor, known: Known) -> float:
+def _leep(probabilities: Tensor, known: Targets) -> float:
     """The mean log of the label's probability, by how often it comes with each pretrained class."""
     joint = functional.one_hot(known.labels, known.classes).double().T @ probabilities.double()  # [C, K], times N
     given = joint / joint.sum(dim=0).clamp_min(1e-300)

@@ -10,8 +10,9 @@ folder/tensorboard             the same as event files, where tensorboard is ins
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from export.document import Document
 from export.run import Backbone, Geometry, Recipe, Sha256
 from service.bundle import sha256_of
 from training.errors import BackboneError
@@ -24,11 +25,7 @@ CURVES = "curves.jsonl"
 _SHORT = 12
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Parent(_Frozen):
+class Parent(Document):
     """The weights that a pretraining began with."""
 
     source: str
@@ -36,7 +33,7 @@ class Parent(_Frozen):
     weights_sha256: Sha256
 
 
-class Epoch(_Frozen):
+class Epoch(Document):
     """What one epoch brought.
 
     Attributes:
@@ -50,7 +47,7 @@ class Epoch(_Frozen):
     seconds: float
 
 
-class Pretraining(_Frozen):
+class Pretraining(Document):
     """A backbone that has learnt from images without labels, and how.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from export.document import Document
 from training.tuning.imbalance import Kind
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -12,7 +13,7 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 Auto: TypeAlias = Literal["auto"]
 
 
-class Plan(BaseModel):
+class Plan(Document):
     """What trains, how far each step goes, and when it ends.
 
     Attributes:
@@ -44,8 +45,6 @@ class Plan(BaseModel):
         channels_last: Whether the numbers of a cell lie side by side in memory.
         compile: Whether torch compiles the model; "auto" does not.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     unfreeze_from: str | None
     rate: RateRule | Annotated[float, Field(gt=0)] = "recipe/10"

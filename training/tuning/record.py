@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from export.document import Document
 from training.convergence import Convergence
 from training.tuning.plan import Plan, Precision
 from training.tuning.validation import Score
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Pace(_Frozen):
+class Pace(Document):
     """One way to compute a step, as it was measured before the first one.
 
     Attributes:
@@ -33,7 +29,7 @@ class Pace(_Frozen):
     refused: str | None
 
 
-class RangeTest(_Frozen):
+class RangeTest(Document):
     """Losses at rising learning rates, and the rate that was read from them.
 
     Attributes:
@@ -55,7 +51,7 @@ class RangeTest(_Frozen):
     lowered: int = 0
 
 
-class Known(_Frozen):
+class Known(Document):
     """What was measured before a training, which does not measure it again.
 
     Attributes:
@@ -71,7 +67,7 @@ class Known(_Frozen):
 NOTHING_KNOWN = Known()
 
 
-class Settings(_Frozen):
+class Settings(Document):
     """What a plan left open, as it was decided on this machine; a resumed training keeps it.
 
     Attributes:
@@ -95,7 +91,7 @@ class Settings(_Frozen):
     notes: tuple[str, ...]
 
 
-class Epoch(_Frozen):
+class Epoch(Document):
     """What one epoch brought: the mean loss while it trained, and the score after it; None without validation."""
 
     number: int
@@ -104,7 +100,7 @@ class Epoch(_Frozen):
     seconds: float
 
 
-class Refit(_Frozen):
+class Refit(Document):
     """What came of fitting the head anew to the backbone as the training left it.
 
     Attributes:
@@ -124,7 +120,7 @@ class Refit(_Frozen):
     kept: bool = True
 
 
-class Record(_Frozen):
+class Record(Document):
     """How a fine-tuning went.
 
     Attributes:

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 
+from export.document import Document
 from training.errors import TuningError
 
 
@@ -37,7 +37,7 @@ class Validation(Protocol):
         ...
 
 
-class Score(BaseModel):
+class Score(Document):
     """What a model made of validation images.
 
     Attributes:
@@ -46,8 +46,6 @@ class Score(BaseModel):
         weighed: The same, each image counting as it is said to: what models are compared by.
         log_loss: The mean of -log of what it gave the right class.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     images: int
     accuracy: float

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.training.advice.drawn import BACKBONE, given
 from training.advice.candidates import Regime, candidates
 from training.advice.decide import Decision, decide
-from training.advice.evidence import Accuracy, Evidence, Figure, Shift, Size, Source
+from training.advice.evidence import Accuracy, Evidence, Figure, Shift, Size, SourceAnswers
 from training.advice.explain import explain, probe_table
 from training.advice.gather import weigh
 
@@ -156,8 +156,8 @@ def test_scratch_is_tried_only_where_pretraining_is_no_help_and_images_are_many(
     assert "scratch" not in raced(decide(evidence({}), BACKBONE))
 
 
-def asked_itself(right: float, matched: int = 3) -> Source:
-    return Source(
+def asked_itself(right: float, matched: int = 3) -> SourceAnswers:
+    return SourceAnswers(
         classes=1000,
         confidence=0.8,
         entropy=0.1,

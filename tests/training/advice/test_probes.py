@@ -6,13 +6,13 @@ from sklearn.linear_model import RidgeClassifier
 
 from tests.training.advice.drawn import BACKBONE, given, telling
 from training.advice import probes
-from training.advice.probes import Known, Probed
+from training.advice.probes import TapProbe, Targets
 from training.errors import HeadError
 
 STAGES = [*(stage.name for stage in BACKBONE.stages), "embedding"]
 
 
-def every(images: int, classes: int, apart: dict[str, float]) -> tuple[dict[str, Probed], Known]:
+def every(images: int, classes: int, apart: dict[str, float]) -> tuple[dict[str, TapProbe], Targets]:
     seen = given(images, classes, apart)
     return probes.every(seen.taps, BACKBONE, seen.known(), lambda _: None), seen.known()
 
@@ -95,14 +95,14 @@ def test_a_thousand_classes_work() -> None:
 
 def test_folds_without_images_are_passed_over() -> None:
     labels = torch.arange(12) % 2
-    known = Known(labels, torch.ones(12, dtype=torch.float64), torch.tensor([0, 0, 2, 2] * 3), 2)
+    known = Targets(labels, torch.ones(12, dtype=torch.float64), torch.tensor([0, 0, 2, 2] * 3), 2)
     assert len(known.parts()) == 2
     assert probes.probe("c1", 2, telling(labels, 3, 9.0), known).probe.accuracy.value == 1
 
 
 def test_a_class_missing_from_what_a_fold_learns_is_answered_wrong_and_no_more() -> None:
     labels = torch.tensor([0, 1] * 6 + [2, 2])
-    known = Known(labels, torch.ones(14, dtype=torch.float64), torch.tensor([0, 0, 1, 1] * 3 + [0, 0]), 3)
+    known = Targets(labels, torch.ones(14, dtype=torch.float64), torch.tensor([0, 0, 1, 1] * 3 + [0, 0]), 3)
     found = probes.probe("c1", 2, telling(labels, 3, 9.0), known).probe
     assert found.accuracy.value == pytest.approx(12 / 14, abs=1e-6)
     assert probes.curve(telling(labels, 3, 9.0), known)[-1].accuracy.value == pytest.approx(12 / 14, abs=1e-6)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.advice.drawn import noise
-from training.advice.probes import Known
+from training.advice.probes import Targets
 from training.advice.source import source
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -20,8 +20,8 @@ def classifier() -> nn.Linear:
     return layer
 
 
-def known(labels: Tensor) -> Known:
-    return Known(
+def known(labels: Tensor) -> Targets:
+    return Targets(
         labels, torch.ones(len(labels), dtype=torch.float64), torch.arange(len(labels)) % 2, int(labels.max()) + 1
     )
 
