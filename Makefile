@@ -65,6 +65,7 @@ bench: .venv/dev .demo/alone/imagenet
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.cifar10 --data $(CIFAR10))
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe quick --seeds 3)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe best)
+	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.one_epoch --data $(CIFAR10) --recipe again)
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.crossing --data $(CIFAR10) --seeds 1 --all)
 	$(if $(and $(CIFAR10),$(IMAGENET_SAMPLES)),$(BIN)/python -m tests.benchmarks.refit --data $(CIFAR10) --imagenet $(IMAGENET_SAMPLES))
 	$(if $(CIFAR10),$(BIN)/python -m tests.benchmarks.batch_norm --cifar10 $(CIFAR10))
