@@ -43,7 +43,6 @@ def head(card: Card, labels: tuple[str, ...]) -> Fitted:
             taps=(EMBEDDING,),
             parameters=sum(each.numel() for each in module.parameters()),
             folds=0,
-            asked=0,
             trials=(),
             convergence=None,
             calibration=None,

@@ -143,24 +143,12 @@ class Calibration(Document):
 
 
 class HeadResult(Document):
-    """The head, and the evidence that it was chosen by; a published one was fitted to nothing here.
-
-    Attributes:
-        kind: Which head.
-        taps: What it reads.
-        parameters: How many numbers it has.
-        folds: In how many folds candidates were held against each other.
-        asked: How many training images that was done with: all, or of many a part, for which L2 is as much stronger.
-        trials: The candidates.
-        convergence: How the solver of a linear head ended.
-        calibration: How its probabilities were made as sure as they are right.
-    """
+    """The head, and the evidence that it was chosen by; a published one was fitted to nothing here."""
 
     kind: Literal["linear", "mlp", "cosine"]
     taps: tuple[str, ...]
     parameters: int
     folds: int
-    asked: int
     trials: tuple[Trial, ...]
     convergence: Convergence | None
     calibration: Calibration | None

@@ -11,17 +11,12 @@ from torch import Tensor
 from export.progress import Advance
 from export.run import EMBEDDING
 from training import features, fitting
-from training.advice import subset
 from training.dataset import Sample
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted, Kind
 from training.report import HeldOut
 from training.tuning.imbalance import Treatment
 from training.views import PLAIN, View
-
-# Of so many images the accuracy of a candidate is known to half a point, and what two of them differ by to less. To
-# solve each candidate on 50,000, in every fold, takes the better part of an hour.
-CHOOSING = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,8 @@ class Source:
         return Counts(learnt.from_cache + asked.from_cache, learnt.computed + asked.computed)
 
     def fit(self, kind: Kind, candidates: Sequence[tuple[str, ...]], treated: Treatment | None = None) -> Fitted:
-        """Train a head on the training images, of many of which a part tells candidates apart; see fitting.fit."""
-        choosing = self.only(subset.choose(self.train, CHOOSING))
-        learnt, asked = (replace(each._examples(), treated=treated) for each in (self, choosing))
-        return fitting.fit(kind, candidates, learnt, asked if len(choosing.train) < len(self.train) else None)
+        """Train a head on the training images; see fitting.fit."""
+        return fitting.fit(kind, candidates, replace(self._examples(), treated=treated))
 
     def answer(self, fitted: Fitted, samples: Sequence[Sample]) -> HeldOut:
         """What a head makes of images, as they are."""

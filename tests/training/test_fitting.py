@@ -228,34 +228,6 @@ def test_the_head_is_scikit_learns_on_all_images_with_the_chosen_strength() -> N
     assert fitted.result.parameters == 3 * 12 + 3
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_a_part_chooses_for_all(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp, "_LEAST_STEPS", 60)
-    features, labels = blobs(240, 3, columns=40, apart=0.25)
-    learnt, part = examples(features, labels), examples(features[:90], labels[:90])
-    fitted, alone = fitting.fit(kind, [("embedding",)], learnt, part), fit(part, kind)
-    assert (fitted.result.asked, fitted.result.folds) == (90, 5)
-    assert fitted.result.trials == alone.result.trials
-    assert fitted.result.calibration == alone.result.calibration
-    unseen, theirs = blobs(3000, 3, columns=40, apart=0.25, seed=1)
-    assert accuracy(fitted, unseen, theirs) > accuracy(alone, unseen, theirs) + 0.02
-
-
-def test_what_a_part_chose_is_as_much_weaker_as_there_are_more_images() -> None:
-    """As scikit-learn's C is: beside the sum of the losses of all images the penalty stays the same."""
-    features, labels = blobs(240, 3, columns=40, apart=0.4)
-    learnt, part = examples(features, labels), examples(features[:90], labels[:90])
-    fitted = fitting.fit("linear", [("embedding",)], learnt, part)
-    (chosen,) = [trial for trial in fitted.result.trials if trial.chosen]
-    scaled = ((features - features.mean(0)) / features.std(0, correction=0)).double().numpy()
-    model = LogisticRegression(C=1 / (chosen.l2 or 0) / 90, tol=1e-10, max_iter=5000).fit(scaled, labels.numpy())
-    assert fitted.result.calibration is not None
-    expected = torch.from_numpy(model.decision_function(scaled)) / fitted.result.calibration.temperature
-    found = logits(fitted, features).double()
-    found -= found.mean(dim=1, keepdim=True)
-    torch.testing.assert_close(found, expected - expected.mean(dim=1, keepdim=True), rtol=0, atol=2e-3)
-
-
 def test_an_image_of_weight_two_counts_as_two() -> None:
     """Its copies are views here, as a data set has no file twice: one fold, and the same rows in all else."""
     features, labels = blobs(40, 2, apart=0.5)

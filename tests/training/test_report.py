@@ -171,7 +171,6 @@ class Training:
                 taps=("embedding",),
                 parameters=14,
                 folds=5,
-                asked=12,
                 trials=(
                     Trial(taps=("embedding",), l2=0.1, accuracy=0.8, deviation=0.02, log_loss=0.51, chosen=False),
                     Trial(taps=("embedding",), l2=0.01, accuracy=0.9, deviation=0.01, log_loss=0.41, chosen=True),

@@ -16,7 +16,6 @@ from training.dataset import Sample
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted
 from training.source import Source
-from training.tuning import imbalance
 from training.views import MIRRORED, PLAIN, View, views
 
 WIDTHS = {"c1": 2, EMBEDDING: 3}
@@ -53,19 +52,19 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
 
 
 @pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, Examples, Examples | None]]:
+def learnt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, Examples]]:
     """What heads were asked for, and what they were given to learn from."""
-    calls: list[tuple[Any, Any, Examples, Examples | None]] = []
+    calls: list[tuple[Any, Any, Examples]] = []
     monkeypatch.setattr(fitting, "fit", lambda *given: calls.append(given))
     return calls
 
 
 def test_a_head_learns_from_all_views_one_behind_the_other(
-    source: Source, learnt: list[tuple[Any, Any, Examples, Examples | None]]
+    source: Source, learnt: list[tuple[Any, Any, Examples]]
 ) -> None:
     source.fit("linear", [(EMBEDDING,), TAPS])
-    ((kind, candidates, examples, choosing),) = learnt
-    assert (kind, candidates, choosing) == ("linear", [(EMBEDDING,), TAPS], None)
+    ((kind, candidates, examples),) = learnt
+    assert (kind, candidates) == ("linear", [(EMBEDDING,), TAPS])
     expected = [row(n, view, "c1") + row(n, view, EMBEDDING) for view in (PLAIN, MIRRORED) for n in range(4)]
     assert torch.equal(examples.matrix(TAPS), torch.tensor(expected))
     assert (examples.views, examples.seed, examples.classes) == (2, 7, ("ant", "bee"))
@@ -74,25 +73,7 @@ def test_a_head_learns_from_all_views_one_behind_the_other(
     assert examples.groups == ["group 0", "group 0", "group 1", "group 1"]
 
 
-def test_of_many_images_a_part_of_every_class_tells_candidates_apart(
-    source: Source, learnt: list[tuple[Any, Any, Examples, Examples | None]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    many = source.only([sample(number) for number in range(10)])
-    monkeypatch.setattr("training.source.CHOOSING", 4)
-    treated = imbalance.treat("logit adjustment", [5, 5])
-    many.fit("linear", [TAPS], treated)
-    _, _, examples, choosing = learnt[0]
-    assert choosing is not None
-    assert (len(examples.labels), choosing.labels.tolist()) == (10, [0, 1, 0, 1])
-    assert torch.equal(
-        choosing.matrix(("c1",)), torch.tensor([row(n, view, "c1") for view in (PLAIN, MIRRORED) for n in range(4)])
-    )
-    assert examples.treated is choosing.treated is treated
-
-
-def test_features_may_be_changed_by_who_asks_for_them(
-    source: Source, learnt: list[tuple[Any, Any, Examples, Examples | None]]
-) -> None:
+def test_features_may_be_changed_by_who_asks_for_them(source: Source, learnt: list[tuple[Any, Any, Examples]]) -> None:
     source.fit("linear", [TAPS])
     examples = learnt[0][2]
     before = examples.matrix(TAPS).clone()
@@ -100,9 +81,7 @@ def test_features_may_be_changed_by_who_asks_for_them(
     assert torch.equal(examples.matrix(TAPS), before)
 
 
-def test_fewer_images_are_another_source(
-    source: Source, learnt: list[tuple[Any, Any, Examples, Examples | None]]
-) -> None:
+def test_fewer_images_are_another_source(source: Source, learnt: list[tuple[Any, Any, Examples]]) -> None:
     source.only(list(source.train[2:])).fit("linear", [(EMBEDDING,)])
     examples = learnt[0][2]
     assert examples.matrix((EMBEDDING,))[:, 0].tolist() == [1002, 1003, 1102, 1103]
