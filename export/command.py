@@ -38,7 +38,8 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError, af
         sys.stderr.write(f"{name}: error: Expected flags and variables that can be read. Received: {received}\n")
         return FAILED
     except (expected, ExportError, VertebraError, OSError) as error:
-        sys.stderr.write(f"{name}: error: {error}\n")
+        said = "\n".join(printable(line) for line in str(error).split("\n"))
+        sys.stderr.write(f"{name}: error: {said}\n")
         return FAILED
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted{f'; {afterwards}' if afterwards else ''}\n")

@@ -159,8 +159,10 @@ def _plans(
         plans = decision.plans
     else:
         plans = candidates(order.question.regime, len(data.splits["train"]), card.backbone)
-    changed = (_changed(plan, order, card.backbone.stages[0].name) for plan in plans)
-    return decision, tuple(dict.fromkeys(changed))
+    changed = [_changed(plan, order, card.backbone.stages[0].name) for plan in plans]
+    # Plans of two regimes may have become one, which need not race itself.
+    distinct = {plan.model_copy(update={"regime": order.question.regime}): plan for plan in reversed(changed)}
+    return decision, tuple(reversed(distinct.values()))
 
 
 def _changed(plan: Candidate, order: Order, first: str) -> Candidate:

@@ -393,9 +393,11 @@ class Result(Document):
     def _line(self, split: Split) -> str:
         scores = self.scores[split]
         rivals = ", ".join(f"{each.name} {each.accuracy[split].value:.1%}" for each in self.rivals())
+        # A random start has none.
+        compared = f"; for comparison: {rivals}" if rivals else ""
         return (
             f"{split}: accuracy {_percent(scores.accuracy)}, balanced {_percent(scores.balanced_accuracy)}, macro-F1 "
-            f"{_percent(scores.macro_f1)}, {scores.images} images; for comparison: {rivals}"
+            f"{_percent(scores.macro_f1)}, {scores.images} images{compared}"
         )
 
 

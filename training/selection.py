@@ -17,7 +17,7 @@ from export.errors import Disagreement
 from export.progress import Steps
 from export.run import EMBEDDING
 from service.bundle import CropGeometry
-from training import backbones, features, fitting, rows
+from training import backbones, dataset, features, fitting, rows
 from training.advice import probes, subset
 from training.advice.accuracy import gain
 from training.advice.probes import TapProbe, Targets
@@ -40,7 +40,7 @@ _SEED = 0
 _CHOICE = 2
 _LATE = "there was no time for it"
 # Raised when the same facts come to give another choice.
-_REVISION = 2
+_REVISION = 3
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,10 @@ def _able(question: Question, labels: tuple[str, ...]) -> tuple[list[_Able], tup
 
 def _digest(data: Dataset, able: Sequence[_Able], question: Question) -> str:
     """Names all that a choice follows from but the clock."""
+    # Groups, too: they decide what is learnt from in which fold.
+    learnt = dataset.named(data.splits["train"])
     of = [(each.card.backbone.name, each.card.backbone.weights_sha256, each.geometry) for each in able]
-    return hashlib.sha256(repr((_REVISION, data.data.sha256, of, question.limit_s)).encode()).hexdigest()
+    return hashlib.sha256(repr((_REVISION, learnt, of, question.limit_s)).encode()).hexdigest()
 
 
 def _look(

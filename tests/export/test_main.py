@@ -43,6 +43,13 @@ def test_it_writes_a_bundle_and_says_how_near_it_came(
     assert [line.split("  ")[1:3] for line in err.splitlines()][-1][0] == "6/6"
 
 
+def test_a_terminal_obeys_no_name_in_an_error(call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bundle", tmp_path / "\x1b]0;owned\x07", "--repository", tmp_path / "models", "--name", "x") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert r"\x1b]0;owned\x07" in said
+    assert said.isprintable()
+
+
 def test_the_environment_fills_what_the_flags_leave(
     call: Call, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

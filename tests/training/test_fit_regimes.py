@@ -21,7 +21,7 @@ from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes, table
 from training import backbones, budget, description, features, fit, race, tuned, written
-from training.advice.candidates import Regime
+from training.advice.candidates import Regime, candidates
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
 from training.dataset import Plan
@@ -138,8 +138,19 @@ def test_a_random_start_has_no_tensor_of_the_pretrained_model(shop: Shop, tmp_pa
     assert everything <= shop.moved(out)
     assert written.way.trains == f"everything, from a random start{ANEW}"
     assert (written.features, written.head, written.baselines) == (None, None, ())
+    assert written.summary()[1].endswith(" images")  # and is held against nothing
     assert described.backbone.weights_sha256 is None
     assert written.backbone.parameters == 0
+
+
+def test_plans_of_two_regimes_that_have_become_one_do_not_race_themselves(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, everything = (candidates(regime, 24, shop.card.backbone) for regime in ("large-similar", "large-different"))
+    assert late[0].tuning != everything[0].tuning
+    monkeypatch.setattr(fit, "candidates", lambda *_: (*late, *everything))
+    made = shop.make("large-similar", tmp_path / "one", changes={**CHANGES, "unfreeze_from": "c5"})
+    assert (made.result.way.regime, made.result.way.race) == ("large-similar", None)
 
 
 def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_path: Path) -> None:

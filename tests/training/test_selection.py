@@ -12,7 +12,7 @@ from PIL import Image
 from export.errors import Disagreement
 from service.bundle import sha256_of
 from tests.training.conftest import quiet
-from tests.training.test_fit import COLOURS, draw_classes
+from tests.training.test_fit import COLOURS, draw_classes, table
 from training import backbones, features, opening, selection
 from training.backbones import Card
 from training.dataset import Plan
@@ -89,6 +89,21 @@ def test_it_is_chosen_once_for_the_same_images(
     first = opening.opened(replace(question, cache=tmp_path / "cache"), quiet(3)).selection
     monkeypatch.setattr(features, "extractor", None)  # whoever looks again fails
     assert opening.opened(replace(question, cache=tmp_path / "cache"), quiet(3)).selection == first
+
+
+def test_where_groups_are_said_it_is_chosen_anew(
+    question: Question, small: Card, tmp_path: Path, registered: Callable[..., None]
+) -> None:
+    """They divide the folds, though images, labels and splits are the same."""
+    registered(blind(small, tmp_path), small)
+    paths = sorted(question.source.glob("*/*.png"))
+    rows = [(path, path.parent.name, "test" if path.stem == "00" else "train") for path in paths]
+    said = table(tmp_path / "said.csv", rows, "path,label,split")
+    grouped = [(*row, f"{row[1]} {row[2]} {int(row[0].stem) % 3}") for row in rows]
+    groups = table(tmp_path / "groups.csv", grouped, "path,label,split,group")
+    for source in (said, groups):
+        opening.opened(replace(question, source=source, cache=tmp_path / "cache"), quiet(3))
+    assert len(list((tmp_path / "cache/selections").glob("*.json"))) == 2
 
 
 def test_after_its_part_of_the_time_no_other_is_begun_with(
