@@ -30,23 +30,25 @@ def run(program: type[BaseSettings], expected: type[Exception] = ExportError, af
     try:
         CliApp.run(program)
     except ValidationError as error:
-        sys.stderr.write(f"{name}: error: {_wrong(error)}\n")
-        return FAILED
+        return _failed(name, _wrong(error))
     except SettingsError as error:
         # Of a list, which it reads as JSON.
         received = printable(str(error.__cause__ or error))
-        sys.stderr.write(f"{name}: error: Expected flags and variables that can be read. Received: {received}\n")
-        return FAILED
+        return _failed(name, f"Expected flags and variables that can be read. Received: {received}")
     except (expected, ExportError, VertebraError, OSError) as error:
-        said = "\n".join(printable(line) for line in str(error).split("\n"))
-        sys.stderr.write(f"{name}: error: {said}\n")
-        return FAILED
+        return _failed(name, str(error))
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted{f'; {afterwards}' if afterwards else ''}\n")
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _failed(name: str | None, why: str) -> int:
+    said = "\n".join(printable(line) for line in why.split("\n"))
+    sys.stderr.write(f"{name}: error: {said}\n")
+    return FAILED
 
 
 def _wrong(error: ValidationError) -> str:

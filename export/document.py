@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Document(BaseModel):
-    """A JSON document, or a part of one: it does not change, and has neither other names nor figures without a number.
+    """A JSON document, or a part of one: it does not change, and has no name but its own and no figure but a number.
 
     Where a figure is no number something is broken, and must not be kept as if it were measured, or decided by.
     """

@@ -15,13 +15,7 @@ from uuid import uuid4
 
 import torch
 from google.protobuf import json_format
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 

@@ -159,10 +159,12 @@ def _plans(
         plans = decision.plans
     else:
         plans = candidates(order.question.regime, len(data.splits["train"]), card.backbone)
-    changed = [_changed(plan, order, card.backbone.stages[0].name) for plan in plans]
-    # Plans of two regimes may have become one, which need not race itself.
-    distinct = {plan.model_copy(update={"regime": order.question.regime}): plan for plan in reversed(changed)}
-    return decision, tuple(reversed(distinct.values()))
+    distinct: dict[Candidate, Candidate] = {}
+    for plan in plans:
+        changed = _changed(plan, order, card.backbone.stages[0].name)
+        # Plans of two regimes may have become one, which need not race itself.
+        distinct.setdefault(changed.model_copy(update={"regime": plans[0].regime}), changed)
+    return decision, tuple(distinct.values())
 
 
 def _changed(plan: Candidate, order: Order, first: str) -> Candidate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from export import run
 from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes, table
-from training import backbones, budget, description, features, fit, race, tuned, written
+from training import backbones, budget, dataset, description, features, fit, race, tuned, written
 from training.advice.candidates import Regime, candidates
 from training.advice.decide import DECISION, Decision
 from training.backbones import Card
@@ -151,6 +151,22 @@ def test_plans_of_two_regimes_that_have_become_one_do_not_race_themselves(
     monkeypatch.setattr(fit, "candidates", lambda *_: (*late, *everything))
     made = shop.make("large-similar", tmp_path / "one", changes={**CHANGES, "unfreeze_from": "c5"})
     assert (made.result.way.regime, made.result.way.race) == ("large-similar", None)
+
+
+def test_of_plans_that_have_become_one_the_first_keeps_its_place(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, head, everything = (
+        plan
+        for regime in ("large-similar", "small-similar", "large-different")
+        for plan in candidates(regime, 24, shop.card.backbone)
+    )
+    monkeypatch.setattr(fit, "candidates", lambda *_: (late, head, everything))
+    question = Question(shop.folder / "data", Plan(), "small", shop.folder / "cache", regime="large-similar")
+    order = Order(question, "linear", 0, tmp_path / "run", {"unfreeze_from": "c5"})
+    data = dataset.Dataset({"train": ()}, cast(Any, None))
+    _, plans = fit._plans(order, data, shop.card, None, quiet(1))
+    assert [plan.regime for plan in plans] == ["large-similar", "small-similar"]
 
 
 def test_left_alone_it_says_what_was_advised_and_what_was_tried(shop: Shop, tmp_path: Path) -> None:
