@@ -277,7 +277,7 @@ def _trained(  # noqa: PLR0917
         geometry=field.geometry,
         train=train,
         validation=field.validation,
-        classes=len(field.data.data.labels),
+        counts=tuned.counts(train, len(field.data.data.labels)),
         turns=False,
         cache=field.order.question.cache,
         seed=field.order.question.plan.seed,

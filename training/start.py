@@ -107,12 +107,13 @@ class Start:
 
     def ground(self) -> Ground:
         """What a fine-tuning has to go by."""
+        train = self.data.splits["train"]
         return Ground(
             card=self.card,
             geometry=self.geometry,
-            train=self.data.splits["train"],
+            train=train,
             validation=self.data.splits.get("validation", ()),
-            classes=len(self.data.data.labels),
+            counts=tuned.counts(train, len(self.data.data.labels)),
             turns=self.order.turns,
             cache=self.order.question.cache,
             seed=self.order.question.plan.seed,

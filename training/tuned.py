@@ -55,7 +55,8 @@ class Ground:
         geometry: How the service makes pixels.
         train: The images to learn from.
         validation: Images to choose the best epoch by; none to keep the last one.
-        classes: How many classes there are.
+        counts: What the images of each class count together, of all that there are to learn from: `train` may be a
+            part of them.
         turns: Whether no side of the images is up.
         cache: The folder of what is computed once.
         seed: Every random number follows from it.
@@ -65,10 +66,15 @@ class Ground:
     geometry: CropGeometry
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
-    classes: int
+    counts: tuple[float, ...]
     turns: bool
     cache: Path
     seed: int
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.counts)
 
 
 @dataclass(frozen=True)
@@ -142,11 +148,13 @@ def fine_tune(
     card, learner, head = _learner(ground, probed)
     # What the first process writes the others find.
     first = devices.launched().rank_zero_first()
-    treated = treatment(ground, plan.imbalance)
+    of_all = treatment(ground, plan.imbalance)
+    # The same treatment, worked out for the images that are shown: it must not go by how far a plan was cut.
+    treated = replace(imbalance.treat(of_all.kind, counts(ground.train, ground.classes)), reason=of_all.reason)
     with steps.step("decode the images", len(ground.train) + len(ground.validation)) as advance, first:
         framed = pixels.framed(ground.train, ground.geometry, ground.cache, advance)
-        counts = imbalance.importance(treated, [sample.label for sample in ground.validation])
-        validation = _plain(ground.validation, counts, ground, advance) if ground.validation else None
+        importance = imbalance.importance(treated, [sample.label for sample in ground.validation])
+        validation = _plain(ground.validation, importance, ground, advance) if ground.validation else None
     looks = _looks(ground, candidate, plan, framed, treated)
     # Where each look is seen once, nothing is gained by keeping what is made of it.
     pays = plan.cached_views is not None and plan.epochs > plan.cached_views
@@ -156,7 +164,7 @@ def fine_tune(
     offset = torch.tensor(treated.offsets) if any(treated.offsets) else None
     if probed:
         # It was fitted to all images alike: training begins with the answers that it is to end with.
-        heads.take_off(learner.model.head, treated.log_prior)
+        heads.take_off(learner.model.head, of_all.log_prior)
     named = _digest(ground, candidate, probed)
     lessons = Lessons(feed, validation, named, offset, f"{candidate.regime}: {candidate.words()}, {named[:8]}")
     folder = ground.cache / _TRAININGS / named
@@ -304,15 +312,19 @@ def _random_head(backbone: nn.Module, card: Card, ground: Ground, head: Head) ->
 
 
 def treatment(ground: Ground, kind: Kind | Auto) -> Treatment:
-    """How classes that have unequally many images are treated: as asked for, or by how unequal they are."""
-    counts = [0.0] * ground.classes
-    for sample in ground.train:
-        # A table may have made them alike already.
-        counts[sample.label] += sample.weight
+    """How classes that have unequally many images are treated: as asked for, or by how unequal all of them are."""
     if kind != "auto":
-        return imbalance.treat(kind, counts)
+        return imbalance.treat(kind, ground.counts)
     is_weighed = any(sample.weight != 1 for sample in ground.train)
-    return imbalance.choose(counts, "weighted images" if is_weighed else "images")
+    return imbalance.choose(ground.counts, "weighted images" if is_weighed else "images")
+
+
+def counts(samples: Sequence[Sample], classes: int) -> tuple[float, ...]:
+    """What the images of each class count together: a table may have made them alike already."""
+    found = [0.0] * classes
+    for sample in samples:
+        found[sample.label] += sample.weight
+    return tuple(found)
 
 
 def _looks(ground: Ground, candidate: Candidate, plan: Plan, framed: pixels.Pixels, treated: Treatment) -> Augmented:
@@ -358,7 +370,7 @@ def _digest(ground: Ground, candidate: Candidate, probed: Probed | None) -> str:
     hashed = hashlib.sha256(candidate.model_dump_json().encode())
     hashed.update(freezing.digest(probed.module.state_dict()).encode() if probed else b"")
     backbone = ground.card.backbone
-    facts = (_REVISION, backbone.weights_sha256, backbone.architecture, ground.turns, ground.seed)
+    facts = (_REVISION, backbone.weights_sha256, backbone.architecture, ground.counts, ground.turns, ground.seed)
     hashed.update(json.dumps(facts).encode())
     hashed.update(geometry_message(ground.geometry).SerializeToString(deterministic=True))
     hashed.update(dataset.named(ground.train, ground.validation))

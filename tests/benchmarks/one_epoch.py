@@ -103,7 +103,7 @@ def measure(data: Path, recipe: Recipe, try_on: int | None, seed: int) -> dict[s
             geometry=backbones.sized(card, recipe.crop_px, recipe.crop_px),
             train=train,
             validation=(),
-            classes=len(checked.data.labels),
+            counts=tuned.counts(train, len(checked.data.labels)),
             turns=False,
             cache=cache,
             seed=seed,

@@ -51,7 +51,7 @@ def ground(train: int = 200, validation: int = 100) -> Ground:
         geometry=LITE0.geometry,
         train=samples(train),
         validation=samples(validation, first=train),
-        classes=CLASSES,
+        counts=tuned.counts(samples(train), CLASSES),
         turns=False,
         cache=Path("nowhere"),
         seed=0,

@@ -93,7 +93,7 @@ def school(small: Card, tmp_path_factory: pytest.TempPathFactory) -> School:
         seed=0,
     )
     fitted = fitting.fit("linear", [(EMBEDDING,)], examples)
-    ground = Ground(small, small.geometry, train, (), len(LABELS), False, folder / "cache", 0)
+    ground = Ground(small, small.geometry, train, (), tuned.counts(train, len(LABELS)), False, folder / "cache", 0)
     return School(ground, asked, Probed(fitted.head, fitted.module))
 
 
@@ -315,6 +315,7 @@ def test_a_killed_training_is_gone_on_from_by_the_same_one_and_in_the_way_of_no_
         (replace(ground, train=ground.train[:-1]), PROBE, school.probed),
         (replace(ground, validation=school.asked), PROBE, school.probed),
         (replace(ground, turns=True), PROBE, school.probed),
+        (replace(ground, counts=(*ground.counts[:-1], 90.0)), PROBE, school.probed),
     ):
         with pytest.raises(TuningError, match="stopped"):
             tuned.fine_tune(shown, plan, probed, quiet(2))
@@ -326,13 +327,33 @@ def test_unequal_classes_begin_with_the_answers_of_the_probe(school: School, tmp
     """Where an offset is added in training, it is taken off the head first: nothing moves, so that is what is seen."""
     rare = [each for each in school.ground.train if each.label == 1][:1]
     common = [each for each in school.ground.train if each.label != 1]
-    ground = replace(school.ground, cache=tmp_path / "cache", train=(*common, *common, *rare))
+    train = (*common, *common, *rare)
+    ground = replace(
+        school.ground, cache=tmp_path / "cache", train=train, counts=tuned.counts(train, school.ground.classes)
+    )
     still = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"rate": 1e-30})})
     made = tuned.fine_tune(ground, still, school.probed, quiet(2))
     assert made.treatment.kind == "logit adjustment"
     before = school.probed.module.get_parameter("linear.bias")
     torch.testing.assert_close(
         made.module.get_parameter("head.linear.bias"), before - torch.tensor(made.treatment.offsets)
+    )
+
+
+def test_a_training_that_is_cut_short_treats_unequal_classes_as_all_of_their_images_ask_for(
+    school: School, tmp_path: Path
+) -> None:
+    """What a cut leaves is more alike; the head was fitted to all images, and its answers are those of all of them."""
+    everything = (20.0,) * (school.ground.classes - 1) + (1.0,)
+    ground = replace(school.ground, cache=tmp_path / "cache", counts=everything)
+    still = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"rate": 1e-30})})
+    made = tuned.fine_tune(ground, still, school.probed, quiet(2))
+    assert made.treatment.kind == "logit adjustment"
+    assert "20 times as many images" in made.treatment.reason
+    assert len(set(made.treatment.offsets)) == 1
+    prior = torch.log(torch.tensor(everything) / sum(everything))
+    torch.testing.assert_close(
+        made.module.get_parameter("head.linear.bias"), school.probed.module.get_parameter("linear.bias") - prior
     )
 
 
