@@ -144,7 +144,7 @@ def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Pa
         source: Where they came from, as a person gave it.
         plan: How the data set is made.
         cache: The folder in which is kept what a decoded image looks like, so that a second time files are only read.
-        advance: Told of every file that is checked.
+        advance: Told twice of every file: when it is checked, and when it has been held against others.
 
     Returns:
         The data set. The order of `images` and the place of their folder change nothing in it but paths.
@@ -176,9 +176,11 @@ def prepare(images: Sequence[LabelledImage], source: Path, plan: Plan, cache: Pa
         labels_sha256=labels_sha256(labels),
         images={split: _counts(each, labels) for split, each in chosen.items()},
         left_out=tuple(faults),
-        leaks=tuple(_leaks(chosen, sketches)),
+        leaks=tuple(_leaks(chosen, sketches, advance)),
         repeats=_repeats(chosen["train"], sketches["train"]),
     )
+    # Those that are held against nothing before them.
+    advance(len(images) - sum(len(of) for split, of in chosen.items() if split != "train"))
     return Dataset({split: tuple(_sample(each, columns) for each in of) for split, of in chosen.items()}, data)
 
 
@@ -345,14 +347,16 @@ def _split(images: Sequence[Checked], plan: Plan) -> dict[Split, list[Checked]]:
     return chosen
 
 
-def _leaks(chosen: Mapping[Split, Sequence[Checked]], sketches: Mapping[Split, NDArray[Any]]) -> Iterator[Leak]:
+def _leaks(
+    chosen: Mapping[Split, Sequence[Checked]], sketches: Mapping[Split, NDArray[Any]], advance: Advance
+) -> Iterator[Leak]:
     """The twins that held-out images have in a split before theirs: what is chosen by validation is seen there, too."""
     order = list(chosen)
     for number, split in enumerate(order[1:], start=1):
         # As one: what is unusually near is told by how near others are, of which a small split has too few.
         earlier = [(seen, each) for seen in order[:number] for each in chosen[seen]]
         copies = {each.sha256: (seen, each) for seen, each in reversed(earlier)}
-        places = twins.find(sketches[split], np.concatenate([sketches[seen] for seen in order[:number]]))
+        places = twins.find(sketches[split], np.concatenate([sketches[seen] for seen in order[:number]]), advance)
         for each, place in zip(chosen[split], places, strict=True):
             found = copies.get(each.sha256) or (earlier[place] if place >= 0 else None)
             if found is None:

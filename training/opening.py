@@ -13,6 +13,7 @@ from training.named import find
 from training.pretraining import record
 from training.question import AUTO, Question
 from training.result import Selection
+from training.tuning import devices
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def opened(question: Question, steps: Steps) -> Opened:
         # Before images are looked at, which may take long.
         backbones.sized(card, question.resize_px, question.crop_px)
     images = labelled.read(find.table(question.source, question.cache, question.download, steps))
-    with steps.step("check the images", len(images)) as advance:
+    # What the first process finds in them the others need not.
+    first = devices.launched().rank_zero_first()
+    with steps.step("check the images", 2 * len(images)) as advance, first:
         data = dataset.prepare(images, question.source, question.plan, question.cache, advance)
     selected = None
     if card is None:

@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from training.features import Extractor
 from training.ledger import Ledger
 from training.question import Question
 from training.result import Looked, Selection
+from training.tuning import devices
 from training.views import PLAIN
 
 # Where there is nothing to go by: images that nothing pretrained is to see, and machines on which nothing is.
@@ -88,8 +88,14 @@ def select(data: Dataset, question: Question, steps: Steps) -> Selection:
         name = able[0].card.backbone.name
         reason = f"{name} is the only backbone on this machine that can be used"
         return Selection(images=0, looked=refused, chosen=name, reason=reason)
+
+    def look() -> Selection:
+        # What one process computes the others find.
+        with devices.launched().rank_zero_first():
+            return _look(data, able, refused, question, steps)
+
     ledger = Ledger(question.cache / "selections" / f"{_digest(data, able, question)}.json")
-    found = ledger.once("backbone", Selection, partial(_look, data, able, refused, question, steps))
+    found = ledger.once("backbone", Selection, look)
     steps.say(f"Backbone: {found.reason}.")
     return found
 

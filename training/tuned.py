@@ -276,7 +276,9 @@ def answers(
     """
     found: list[dict[str, Tensor]] = []
     with steps.step("ask about held-out images", 2 * len(samples)) as advance, torch.inference_mode():
-        for batch in _plain(samples, np.ones(len(samples)), ground, advance).batches():
+        with devices.launched().rank_zero_first():
+            plain = _plain(samples, np.ones(len(samples)), ground, advance)
+        for batch in plain.batches():
             given = module(batch.pixels)
             found.append({name: given[name] for name in (LOGITS, EMBEDDING)})
             advance(len(batch.labels))

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
+from export.progress import Advance
+
 # The number changes when the sketches do, or which files can be read.
 REVISION = 2
 _SIDE = 16
@@ -57,17 +59,18 @@ def sketch(pixels: NDArray[np.uint8]) -> NDArray[Any]:
     return row
 
 
-def find(held_out: NDArray[Any], train: NDArray[Any]) -> NDArray[np.int64]:
+def find(held_out: NDArray[Any], train: NDArray[Any], advance: Advance) -> NDArray[np.int64]:
     """Find the twin of each held-out picture among the training pictures.
 
     Args:
         held_out: Sketches `[N]`.
         train: Sketches `[M]`, at least one.
+        advance: Told of every held-out picture.
 
     Returns:
         The place of its twin in `train` for each held-out picture, -1 for those that have none; int64 `[N]`.
     """
-    return _find(held_out, train, np.full(len(held_out), -1), np.zeros(len(train), np.int64))
+    return _find(held_out, train, np.full(len(held_out), -1), np.zeros(len(train), np.int64), advance)
 
 
 def within(pictures: NDArray[Any], families: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -80,16 +83,21 @@ def within(pictures: NDArray[Any], families: NDArray[np.int64]) -> NDArray[np.in
     Returns:
         The place of its twin for each, -1 for those that have none; int64 `[N]`.
     """
-    return _find(pictures, pictures, families, families)
+    return _find(pictures, pictures, families, families, lambda _: None)
 
 
 def _find(
-    asked: NDArray[Any], among: NDArray[Any], of_asked: NDArray[np.int64], of_among: NDArray[np.int64]
+    asked: NDArray[Any],
+    among: NDArray[Any],
+    of_asked: NDArray[np.int64],
+    of_among: NDArray[np.int64],
+    advance: Advance,
 ) -> NDArray[np.int64]:
     twins = _same(asked, among, of_asked, of_among)
     own = asked is among
     rank = min(RANK, len(among) - 1 - own)
     if rank < 0:
+        advance(len(asked))
         return twins
     theirs = _descriptors(among)  # [M, 255]
     step = max(1, _BLOCK // len(among))
@@ -108,6 +116,7 @@ def _find(
             closest = alike.max(axis=1)
             is_twin = (closest >= _ALIKE) & (1 - closest <= CLOSER * (1 - usual))
             twins[block] = np.where((twins[block] < 0) & is_twin, best, twins[block])
+        advance(len(ours))
     return twins
 
 

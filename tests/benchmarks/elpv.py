@@ -156,7 +156,7 @@ def copies() -> NDArray[np.int64]:
     group = np.arange(len(sketches))
     for index in range(len(sketches)):
         others = np.delete(np.arange(len(sketches)), index)
-        (found,) = twins.find(sketches[index : index + 1], sketches[others])
+        (found,) = twins.find(sketches[index : index + 1], sketches[others], lambda _: None)
         if found >= 0:
             twin = others[found]
             group[group == group[twin]] = group[index]

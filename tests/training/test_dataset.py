@@ -55,6 +55,14 @@ def check(source: Path, advance: Callable[[int], None] = lambda _: None) -> tupl
     return [each.path.name for each in checked], {Path(fault.path).name: fault.reason for fault in faults}
 
 
+def test_of_every_file_it_is_told_that_it_was_checked_and_that_it_was_compared(data: Path, named: Path) -> None:
+    for source in (data, named):
+        told: list[int] = []
+        images = labelled.read(source)
+        dataset.prepare(images, source, SKIP, source.parent / "cache", told.append)
+        assert sum(told) == 2 * len(images)
+
+
 def test_labels_are_sorted_and_splits_drawn(data: Path) -> None:
     made = prepare(data, Plan())
     assert made.data.labels == ("ant", "bee")

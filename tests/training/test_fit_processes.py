@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from export import run
 from tests.training.test_fit import COLOURS, draw_classes
+from tests.training.test_selection import called
+from training import backbones
 from training.__main__ import main
 from training.backbones import Card
 from training.result import CURVES, METRICS, Result
@@ -27,8 +29,8 @@ from training.__main__ import main
 from training.backbones import Card
 
 torch.set_num_threads(1)
-backbone, geometry, scaling, labels, weights, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())
-backbones.CARDS = {"small": Card(backbone, geometry, scaling, lambda: labels, lambda: weights)}
+listed, geometry, scaling, labels, weights, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())
+backbones.CARDS = {each.name: Card(each, geometry, scaling, lambda: labels, lambda: weights) for each in listed}
 sys.argv = ["vertebra-train", "fit", *arguments]
 sys.exit(main())
 """
@@ -37,22 +39,27 @@ sys.exit(main())
 def arguments(folder: Path, name: str) -> list[str]:
     given = ["--data", f"{folder}/data", "--cache", f"{folder}/{name}-cache", "--out", f"{folder}/{name}"]
     # A race between a head and two depths, in which nothing is measured that could come out otherwise.
-    return [*given, "--backbone", "small", "--regime", "small-different", "--deterministic", "--epochs", "2"]
+    return [*given, "--backbone", "auto", "--regime", "small-different", "--deterministic", "--epochs", "2"]
 
 
-def rows(cache: Path) -> int:
-    """How many rows of features there are, however often."""
-    return sum(len(np.load(each)) for each in (cache / "features").rglob("*.npy"))
+def rows(cache: Path) -> dict[str, int]:
+    """How many rows there are of features, sketches and pixels, however often."""
+    return {
+        kind: sum(len(np.load(each)) for each in (cache / kind).rglob("*.npy"))
+        for kind in ("features", "images", "pixels")
+    }
 
 
 @pytest.mark.timeout(300)  # two processes that import torch and trace, on cores that others may be using
-@pytest.mark.usefixtures("registered")
 def test_two_processes_make_the_run_that_one_makes(
     small: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_classes(tmp_path / "data", list(COLOURS), 12)
-    card = (small.backbone, small.geometry, small.scaling, small.labels(), small.weights())
-    (tmp_path / "work").write_bytes(pickle.dumps((*card, arguments(tmp_path, "two"))))
+    # Two to choose from, which are looked at alike.
+    cards = [called(small, name) for name in ("small", "other")]
+    monkeypatch.setattr(backbones, "CARDS", {each.backbone.name: each for each in cards})
+    told = ([each.backbone for each in cards], small.geometry, small.scaling, small.labels(), small.weights())
+    (tmp_path / "work").write_bytes(pickle.dumps((*told, arguments(tmp_path, "two"))))
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(tmp_path / "script.py"), str(tmp_path / "work")]
@@ -70,8 +77,8 @@ def test_two_processes_make_the_run_that_one_makes(
     one, two = (Result.model_validate_json((tmp_path / name / METRICS).read_bytes()) for name in ("one", "two"))
     assert one.way.race is not None
     assert two.way.race is not None
-    told = [(heat.trains, heat.round, heat.images, heat.epochs, heat.accuracy) for heat in one.way.race.heats]
-    assert [(heat.trains, heat.round, heat.images, heat.epochs, heat.accuracy) for heat in two.way.race.heats] == told
+    heats = [(heat.trains, heat.round, heat.images, heat.epochs, heat.accuracy) for heat in one.way.race.heats]
+    assert [(heat.trains, heat.round, heat.images, heat.epochs, heat.accuracy) for heat in two.way.race.heats] == heats
     assert (two.way.race.chosen, two.scores["test"].accuracy) == (one.way.race.chosen, one.scores["test"].accuracy)
     weights = [load_file(tmp_path / name / run.WEIGHTS) for name in ("one", "two")]
     for name, each in weights[0].items():
