@@ -169,6 +169,7 @@ class Fit(_OfImages):
         with steps.step(_LOAD):
             # As above.
             from training import fit  # noqa: PLC0415
+            from training.tuning import determinism  # noqa: PLC0415
 
         wished = ("unfreeze_from", "epochs", "rate", "batch_size", "optimizer", "batch_norm", "cached_views")
         changes = {name: value for name in wished if (value := getattr(self, name)) is not None} | _settings(self)
@@ -178,7 +179,7 @@ class Fit(_OfImages):
             head=self.head,
             views=self.views,
             out=self.out,
-            changes=changes | (fit.deterministic() if self.deterministic else {}),
+            changes=changes | (determinism.insist() if self.deterministic else {}),
             augmentation=self.augmentation,
             turns=self.turns,
         )

@@ -1,11 +1,8 @@
 """From labelled images to a run: evidence, a race of plans, the training that won; every step in a file of its own."""
 
-import os
 import time
 from collections.abc import Sequence
 from itertools import chain
-
-import torch
 
 from export import staging
 from export.progress import Steps
@@ -24,13 +21,14 @@ from training.parts import parts, trained_from
 from training.race import Raced
 from training.source import Source
 from training.start import Order, Start, ledger, reads_frozen, treats
-from training.tuning import augmentation, batches, cut, devices, rates
+from training.taps import TappedBackbone
+from training.tuning import augmentation, batches, cut, determinism, devices, rates
 from training.tuning.plan import Plan
 from training.views import views
 from training.written import Trained, write
 
 # The door: what callers need that lies in the rooms behind it has its name here, too.
-__all__ = ["STEPS", "Order", "Trained", "deterministic", "fit"]
+__all__ = ["STEPS", "Order", "Trained", "fit"]
 
 STEPS = 8
 
@@ -103,6 +101,7 @@ def _check(order: Order, opened: Opened, plans: Sequence[Candidate], steps: Step
     if "patience" in order.changes and not data.splits.get("validation"):
         steps.say("Not used, because there is no validation split: patience.")
     module, _ = backbones.parted(backbones.build(card.backbone.architecture, 0))
+    determinism.check(TappedBackbone(module, card.backbone, card.scaling), opened.geometry)
     known, images = parts(module, card.backbone), len(data.splits["train"])
     for plan, tuning in tunings:
         trained_from(known, tuning.unfreeze_from)
@@ -120,18 +119,6 @@ def _warnings(plan: Candidate, tuning: Plan, card: Card, images: int) -> tuple[s
         return ()
     batch_size, from_random = min(tuning.batch_size, images), plan.start == "random"
     return rates.warnings(tuning.rate, card.backbone.recipe, batch_size, from_random=from_random)
-
-
-def deterministic() -> dict[str, object]:
-    """Make this process compute the same each time, on a GPU too; what is to be changed in plans for it.
-
-    Returns:
-        Changes, by the names of tuning.plan.Plan: nothing is decided by how fast it was just now.
-    """
-    # cuBLAS asks for it: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    return {"precision": "fp32", "channels_last": False}
 
 
 def _source(order: Order, opened: Opened, steps: Steps) -> Source:

@@ -32,7 +32,7 @@ from training.parts import parts
 from training.question import Question
 from training.result import CURVES, FROZEN_HEAD, METRICS, Result
 from training.start import Start
-from training.tuning import augmentation, loop, pace
+from training.tuning import augmentation, determinism, loop, pace
 from training.tuning.augmentation import Preset
 from training.tuning.journal import BOARD
 from training.tuning.record import Pace
@@ -492,7 +492,7 @@ def interrupt(*_: object) -> NoReturn:
 
 @pytest.fixture
 def determined() -> Iterator[dict[str, object]]:
-    yield fit.deterministic()
+    yield determinism.insist()
     torch.use_deterministic_algorithms(False)
 
 
