@@ -69,7 +69,8 @@ class Scores(Document):
     """How good the answers about a set of labelled images are.
 
     Attributes:
-        confusion: Images by class (row) and answer (column).
+        confusion: The column of a class, that of an answer, and how many images of the one were answered with the
+            other, for every pair that there is: of thousands of classes most pairs are not.
         reliability: The bins that hold images, rising.
     """
 
@@ -80,8 +81,15 @@ class Scores(Document):
     log_loss: float
     calibration_error: Estimate
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, int, int], ...]
     reliability: tuple[Bin, ...]
+
+    def matrix(self) -> NDArray[np.int64]:
+        """The confusion matrix `[C, C]`: images by class (row) and answer (column)."""
+        whole = np.zeros((len(self.per_class), len(self.per_class)), np.int64)
+        for expected, answered, images in self.confusion:
+            whole[expected, answered] = images
+        return whole
 
 
 def score(logits: NDArray[np.float32], expected: NDArray[np.int64], labels: Sequence[str]) -> Scores:
@@ -114,7 +122,7 @@ def score(logits: NDArray[np.float32], expected: NDArray[np.int64], labels: Sequ
         log_loss=float(answers.loss.mean()),
         calibration_error=_calibration_error(answers),
         per_class=per_class,
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=tuple((row, column, int(confusion[row, column])) for row, column in np.argwhere(confusion).tolist()),
         reliability=_reliability(answers),
     )
 

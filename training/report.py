@@ -194,7 +194,7 @@ def render(result: Result, run: Run, held_out: HeldOut, material: Material) -> s
         classes=_classes(scores),
         listed_classes=LISTED_CLASSES,
         listed_files=LISTED_FILES,
-        matrix=len(scores.confusion) <= MATRIX_CLASSES,
+        matrix=scores.matrix().tolist() if len(scores.per_class) <= MATRIX_CLASSES else None,
         pairs=_pairs(scores),
         mistakes=_mistakes(held_out, result.data.labels),
         map=_map(held_out, scores),
@@ -259,7 +259,7 @@ def _classes(scores: Scores) -> list[ClassScore]:
 
 
 def _pairs(scores: Scores) -> list[_Pair]:
-    confusion = np.array(scores.confusion)
+    confusion = scores.matrix()
     np.fill_diagonal(confusion, 0)
     order = np.argsort(-confusion, axis=None, kind="stable")[:CONFUSED_PAIRS]
     cells = [divmod(int(cell), len(confusion)) for cell in order]
@@ -401,7 +401,7 @@ def _map(held_out: HeldOut, scores: Scores) -> _Map | None:
 
 def _marks(scores: Scores) -> dict[int, int]:
     """The classes that get a colour, and its place: all of a few, else those with the most mistakes about them."""
-    confusion = np.array(scores.confusion)
+    confusion = scores.matrix()
     present = np.flatnonzero(confusion.sum(axis=1))
     mistakes = confusion.sum(axis=1) + confusion.sum(axis=0) - 2 * confusion.diagonal()
     chosen = sorted(present, key=lambda column: (-mistakes[column], column))[:MAP_CLASSES]

@@ -41,7 +41,7 @@ def test_a_folder_is_scored(bundle: Path, tmp_path: Path) -> None:
     data = fill(tmp_path / "data", {"blue": [BLUE] * 20, "red": [RED] * 15 + [GREEN] * 2})
     found = ask(bundle, data)
     assert (found.images, found.split, found.scores.images) == (37, None, 37)
-    assert found.scores.confusion == ((15, 2, 0), (0, 0, 0), (0, 0, 20))
+    assert found.scores.confusion == ((0, 0, 15), (0, 1, 2), (2, 2, 20))
     assert [each.label for each in found.scores.per_class] == ["red", "green", "blue"]
     assert found.scores.accuracy.value == pytest.approx(35 / 37)
 

@@ -38,7 +38,8 @@ def test_the_figures_are_scikit_learn_s() -> None:
     assert found.balanced_accuracy.value == pytest.approx(metrics.balanced_accuracy_score(expected, answered))
     assert found.macro_f1.value == pytest.approx(metrics.f1_score(expected, answered, average="macro"))
     assert found.log_loss == pytest.approx(metrics.log_loss(expected, softmax(logits)), rel=1e-6)
-    assert np.array(found.confusion).tolist() == metrics.confusion_matrix(expected, answered).tolist()
+    assert found.matrix().tolist() == metrics.confusion_matrix(expected, answered).tolist()
+    assert all(images for *_, images in found.confusion)
     precision, recall, f1, images = metrics.precision_recall_fscore_support(expected, answered)
     for column, each in enumerate(found.per_class):
         assert each.precision is not None
