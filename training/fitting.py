@@ -177,7 +177,7 @@ def linear_head(
     """
     module = heads.LinearHead(taps, len(scaler.mean), len(solution.bias))
     with torch.no_grad():
-        module.linear.weight.copy_(solution.weight.T / temperature)
+        module.linear.weight.copy_(solution.weight / temperature)
         module.linear.bias.copy_(solution.bias / temperature)
     scaler.fold_into(module.linear)
     return module

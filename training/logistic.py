@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional
 
 # Of the gradient's largest entry, in the coordinates that the solver works in.
 TOLERANCE = 1e-5
@@ -27,10 +28,10 @@ _PRECISE = 2**25
 
 @dataclass(frozen=True)
 class Solution:
-    """A linear layer, and how the solver ended: logits = features @ weight + bias.
+    """A linear layer, and how the solver ended: logits = features @ weight.T + bias.
 
     Attributes:
-        weight: float32 `[D, C]`.
+        weight: float32 `[C, D]`.
         bias: float32 `[C]`.
         gradient: Its largest entry at the end, in the coordinates that the solver works in.
         tolerance: What the gradient had to come under.
@@ -81,38 +82,43 @@ class Problem:
         x = self._x.double() if tolerance <= TOLERANCE and self._x.numel() <= _PRECISE else self._x
         values = self._values.to(x.dtype)
         stretch = _Stretch(self._vectors.to(x.dtype), (values / 2 + l2).rsqrt(), (self._rest / 2 + l2) ** -0.5)
-        shape = (x.shape[1] + 1, self._classes)
 
         def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            v = torch.from_numpy(point.reshape(shape))
-            weight = stretch(v[:-1].to(x.dtype))  # [D, C]
-            value, by_logit = self._cross_entropy(torch.addmm(v[-1].to(x.dtype), x, weight), weights)
-            along = stretch(x.T @ by_logit + l2 * weight)  # [D, C]
-            gradient = torch.cat([along.double(), by_logit.sum(dim=0, dtype=torch.float64)[None]])
-            return value + l2 / 2 * float(weight.double().square().sum()), gradient.reshape(-1).numpy()
+            flat, bias = self._parted(point)
+            weight = stretch(flat.to(x.dtype))
+            value, by_logit = self._cross_entropy(functional.linear(x, weight, bias.to(x.dtype)), weights)
+            # In this order, rows of [C, D]: transposed, the product of so narrow a matrix took up to 19 times as long.
+            along = stretch(by_logit.T @ x + l2 * weight)
+            gradient = torch.cat([along.double().flatten(), by_logit.sum(dim=0, dtype=torch.float64)])
+            return value + l2 / 2 * float(weight.double().square().sum()), gradient.numpy()
 
         # The threads of scipy's BLAS wait by spinning, and take the cores from torch's: six times slower on two cores.
         with threadpool_limits(1, user_api="blas"):
             found = minimize(
                 loss,
-                self._start(start, stretch).reshape(-1).numpy(),
+                self._start(start, stretch).numpy(),
                 jac=True,
                 method="L-BFGS-B",
                 options={"maxiter": _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20},
             )
-        v = torch.from_numpy(found.x.reshape(shape)).to(x.dtype)
-        weight, bias = stretch(v[:-1]).float(), v[-1].float()
-        return Solution(weight, bias, int(found.nit), float(np.abs(found.jac).max()), tolerance)
+        flat, bias = self._parted(found.x)
+        weight = stretch(flat.to(x.dtype)).float()
+        return Solution(weight, bias.float(), int(found.nit), float(np.abs(found.jac).max()), tolerance)
 
     def logits(self, solution: Solution, rows: Tensor) -> Tensor:
         """float32 `[len(rows), C]` of some of the rows, int64 indices."""
-        return torch.addmm(solution.bias, self._x[rows], solution.weight)
+        return functional.linear(self._x[rows], solution.weight, solution.bias)
+
+    def _parted(self, point: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """The weight `[C, D]` in the solver's coordinates and the bias `[C]`, float64."""
+        whole = torch.from_numpy(point)
+        return whole[: -self._classes].reshape(self._classes, -1), whole[-self._classes :]
 
     def _start(self, start: Solution | None, stretch: "_Stretch") -> Tensor:
         if start is None:
-            return torch.zeros(self._x.shape[1] + 1, self._classes, dtype=torch.float64)
-        weight = start.weight.to(stretch.vectors.dtype)
-        return torch.cat([stretch.inverse()(weight).double(), start.bias[None].double()])
+            return torch.zeros((self._x.shape[1] + 1) * self._classes, dtype=torch.float64)
+        weight = stretch.inverse()(start.weight.to(stretch.vectors.dtype))
+        return torch.cat([weight.double().flatten(), start.bias.double()])
 
     def _cross_entropy(self, logits: Tensor, weights: Tensor) -> tuple[float, Tensor]:
         """The weighted mean and its gradient by logit, both `[N, C]`."""
@@ -132,9 +138,9 @@ class _Stretch:
     values: Tensor
     rest: float
 
-    def __call__(self, columns: Tensor) -> Tensor:
-        """Times `[D, C]`, of the dtype of the vectors."""
-        return self.rest * columns + self.vectors @ ((self.values - self.rest)[:, None] * (self.vectors.T @ columns))
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows `[C, D]`, of the dtype of the vectors, times it."""
+        return self.rest * rows + (rows @ self.vectors * (self.values - self.rest)) @ self.vectors.T
 
     def inverse(self) -> "_Stretch":
         return _Stretch(self.vectors, 1 / self.values, 1 / self.rest)

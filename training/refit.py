@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from export.progress import Advance
 from export.run import Head
@@ -103,7 +104,7 @@ def refit(  # noqa: PLR0917
     advance(count * (len(samples) - len(chosen)))
     matrix = _gathered(rows, objective).flatten(0, 1)
     trained = _on_all(model, dict(zip(taps, widths, strict=True)))
-    spread = _spread(matrix, trained.linear.weight.T, trained.linear.bias)
+    spread = _spread(matrix, trained.linear.weight, trained.linear.bias)
     scaler = Scaler.of(matrix, widths)
     labels, weights = torch.from_numpy(part.data.labels), torch.tensor([each.weight for each in chosen]).double()
     problem = Problem(scaler.standardise_(matrix), labels.repeat(count), part.data.classes)
@@ -157,8 +158,8 @@ def _on_all(model: Tunable, widths: Mapping[str, int]) -> LinearHead:
 
 @torch.no_grad()
 def _spread(matrix: Tensor, weight: Tensor, bias: Tensor) -> float:
-    """How far apart the logits of a layer, weight `[D, C]` and bias `[C]`, lie on rows `[N, D]`."""
-    logits = torch.addmm(bias, matrix, weight)
+    """How far apart the logits of a layer, weight `[C, D]` and bias `[C]`, lie on rows `[N, D]`."""
+    logits = functional.linear(matrix, weight, bias)
     return float((logits - logits.mean(dim=1, keepdim=True)).std())
 
 

@@ -49,8 +49,8 @@ def is_optimum(found: Solution, features: Tensor, labels: Tensor, weights: Tenso
     assert found.converged
     weight, bias = reference(features, labels, weights, l2)
     least = loss(features, labels, weights, l2, weight, bias)
-    assert loss(features, labels, weights, l2, found.weight, found.bias) == pytest.approx(least, rel=1e-6)
-    torch.testing.assert_close(found.weight.double(), weight, rtol=0, atol=1e-3 * float(weight.abs().max()))
+    assert loss(features, labels, weights, l2, found.weight.T, found.bias) == pytest.approx(least, rel=1e-6)
+    torch.testing.assert_close(found.weight.T.double(), weight, rtol=0, atol=1e-3 * float(weight.abs().max()))
     bias_scale = max(1.0, float(bias.abs().max()))
     torch.testing.assert_close((found.bias - found.bias.mean()).double(), bias, rtol=0, atol=1e-3 * bias_scale)
 
@@ -75,7 +75,7 @@ def test_the_loss_of_a_head_is_at_most_five_millionths_above_scikit_learns(
         monkeypatch.setattr(logistic, "_PRECISE", 0)
     found = Problem(features, labels, 3).solve(l2, weights)
     least = loss(features, labels, weights, l2, *reference(features, labels, weights, l2))
-    assert least - 1e-9 <= loss(features, labels, weights, l2, found.weight, found.bias) <= least + 5e-6
+    assert least - 1e-9 <= loss(features, labels, weights, l2, found.weight.T, found.bias) <= least + 5e-6
     assert found.weight.dtype == found.bias.dtype == torch.float32
     assert found.converged or not precise
 
@@ -133,8 +133,8 @@ def test_a_constant_and_a_duplicated_feature_do_no_harm() -> None:
     weights = torch.ones(120, dtype=torch.float64)
     found = Problem(features, labels, 3).solve(1e-2, weights, tolerance=FINE)
     is_optimum(found, features, labels, weights, 1e-2)
-    torch.testing.assert_close(found.weight[10], found.weight[0], rtol=0, atol=1e-4)
-    assert float(found.weight[11].abs().max()) == 0
+    torch.testing.assert_close(found.weight[:, 10], found.weight[:, 0], rtol=0, atol=1e-4)
+    assert float(found.weight[:, 11].abs().max()) == 0
 
 
 def test_features_that_are_all_constant_leave_the_frequencies() -> None:
@@ -186,7 +186,7 @@ def test_logits_are_those_of_the_rows_asked_about() -> None:
     problem = Problem(features, labels, 3)
     found = problem.solve(0.1, torch.ones(50, dtype=torch.float64))
     rows = torch.tensor([7, 3, 40])
-    torch.testing.assert_close(problem.logits(found, rows), features[rows] @ found.weight + found.bias)
+    torch.testing.assert_close(problem.logits(found, rows), features[rows] @ found.weight.T + found.bias)
 
 
 def test_the_same_problem_gives_the_same_bits_whatever_was_drawn_before() -> None:
