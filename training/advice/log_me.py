@@ -29,7 +29,7 @@ def log_me(features: Tensor, labels: Tensor, classes: int) -> float:
     kept = values > max(float(values[-1]), _TINY) * 1e-6
     values, vectors = values[kept], vectors[:, kept]
     # The part of each target that lies along each direction of the rows, and what lies outside of all.
-    along = vectors.T @ targets if wide else (vectors.T @ (features.T.double() @ targets)) / values.sqrt()[:, None]
+    along = vectors.T @ targets if wide else (vectors.T @ (targets.T @ features.double()).T) / values.sqrt()[:, None]
     squares = along.square()  # [k, C]
     outside = (targets.square().sum(dim=0) - squares.sum(dim=0)).clamp_min(0)  # [C]
     alpha, beta = torch.ones(classes, dtype=torch.float64), torch.ones(classes, dtype=torch.float64)
