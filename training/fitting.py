@@ -370,6 +370,7 @@ def _result(
         kind=head.kind,
         taps=head.taps,
         parameters=sum(each.numel() for each in module.parameters()),
+        images=len(best.logits),
         folds=best.folds,
         trials=tuple(each.trial.model_copy(update={"chosen": each is best}) for each in tried),
         convergence=convergence,

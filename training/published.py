@@ -42,6 +42,7 @@ def head(card: Card, labels: tuple[str, ...]) -> Fitted:
             kind="linear",
             taps=(EMBEDDING,),
             parameters=sum(each.numel() for each in module.parameters()),
+            images=0,
             folds=0,
             trials=(),
             convergence=None,

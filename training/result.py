@@ -143,11 +143,24 @@ class Calibration(Document):
 
 
 class HeadResult(Document):
-    """The head, and the evidence that it was chosen by; a published one was fitted to nothing here."""
+    """The head, and the evidence that it was chosen by; a published one was fitted to nothing here.
+
+    Attributes:
+        kind: Which head.
+        taps: What it reads.
+        parameters: How many numbers it has.
+        images: How many images it was fitted to: fewer than there are where all that is made of them has no room in
+            memory.
+        folds: In how many folds candidates were held against each other.
+        trials: The candidates.
+        convergence: How the solver of a linear head ended.
+        calibration: How its probabilities were made as sure as they are right.
+    """
 
     kind: Literal["linear", "mlp", "cosine"]
     taps: tuple[str, ...]
     parameters: int
+    images: int
     folds: int
     trials: tuple[Trial, ...]
     convergence: Convergence | None
@@ -313,6 +326,10 @@ class Result(Document):
         if self.learnt_from_some():
             there = sum(self.data.images["train"])
             lines.append(f"it learnt from {self.way.images} of {there} images, for which --time-limit-min had room")
+        if self.head and self.head.trials and self.head.images < self.way.images:
+            lines.append(
+                f"its head was fitted to {self.head.images} of these images: what is made of more has no room in memory"
+            )
         tuning = self.way.tuning
         if tuning and self.way.epochs and tuning.plan.epochs < self.way.epochs:
             lines.append(

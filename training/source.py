@@ -11,12 +11,17 @@ from torch import Tensor
 from export.progress import Advance
 from export.run import EMBEDDING
 from training import features, fitting
+from training.advice import subset
 from training.dataset import Sample
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted, Kind
 from training.report import HeldOut
 from training.tuning.imbalance import Treatment
 from training.views import PLAIN, View
+
+# How many numbers are held of all images at once: 4 GiB, 120,000 images as all stages of EfficientNet-Lite0 see them.
+_MOST = 2**30
+_ASKED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,28 @@ class Source:
         return Counts(learnt.from_cache + asked.from_cache, learnt.computed + asked.computed)
 
     def fit(self, kind: Kind, candidates: Sequence[tuple[str, ...]], treated: Treatment | None = None) -> Fitted:
-        """Train a head on the training images; see fitting.fit."""
-        return fitting.fit(kind, candidates, replace(self._examples(), treated=treated))
+        """Train a head on the training images, or where there are more than there is room for on a part of every class.
+
+        See fitting.fit.
+        """
+        numbers = len(self.shown) * max(self._width(taps) for taps in candidates)
+        some = self.only(subset.choose(self.train, _MOST // numbers))
+        return fitting.fit(kind, candidates, replace(some._examples(), treated=treated))
 
     def answer(self, fitted: Fitted, samples: Sequence[Sample]) -> HeldOut:
         """What a head makes of images, as they are."""
-        pooled = self._plain(samples, tuple(dict.fromkeys((*fitted.head.taps, EMBEDDING))))
-        with torch.no_grad():
-            logits = fitted.module(pooled)
+        taps = tuple(dict.fromkeys((*fitted.head.taps, EMBEDDING)))
+        logits, embedding = [], []
+        for start in range(0, len(samples), _ASKED_AT_ONCE):
+            pooled = self._plain(samples[start : start + _ASKED_AT_ONCE], taps)
+            with torch.no_grad():
+                logits.append(fitted.module(pooled))
+            embedding.append(pooled[EMBEDDING])
         return HeldOut(
             paths=tuple(sample.path for sample in samples),
             expected=np.array([sample.label for sample in samples]),
-            logits=logits.numpy(),
-            embedding=pooled[EMBEDDING].numpy(),
+            logits=torch.cat(logits).numpy(),
+            embedding=torch.cat(embedding).numpy(),
         )
 
     def known(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -88,12 +102,14 @@ class Source:
 
     def _matrix(self, taps: tuple[str, ...]) -> Tensor:
         """All views of the training images, view by view: float32 `[views * N, D]`."""
-        width = sum(self.extractor.taps[tap] for tap in taps)
-        matrix = torch.empty(len(self.shown) * len(self.train), width)
+        matrix = torch.empty(len(self.shown) * len(self.train), self._width(taps))
         for part, view in zip(torch.split(matrix, len(self.train)), self.shown, strict=True):
             found = self._read(self.train, view, taps)
             torch.cat([found[tap] for tap in taps], dim=1, out=part)
         return matrix
+
+    def _width(self, taps: Sequence[str]) -> int:
+        return sum(self.extractor.taps[tap] for tap in taps)
 
     def _plain(self, samples: Sequence[Sample], taps: Sequence[str]) -> dict[str, Tensor]:
         return self._read(samples, PLAIN, taps)

@@ -170,6 +170,7 @@ class Training:
                 kind="linear",
                 taps=("embedding",),
                 parameters=14,
+                images=sum((np.bincount(self.held_out.expected, minlength=len(self.labels)) * 3 + 1).tolist()),
                 folds=5,
                 trials=(
                     Trial(taps=("embedding",), l2=0.1, accuracy=0.8, deviation=0.02, log_loss=0.51, chosen=False),

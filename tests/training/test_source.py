@@ -1,6 +1,7 @@
 """A head learns from every view of the training images, and is asked about others as they are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from export.run import EMBEDDING, Head
 from training import features, fitting
+from training import source as sources
 from training.dataset import Sample
 from training.features import Counts, Extractor
 from training.fitting import Examples, Fitted
@@ -81,6 +83,19 @@ def test_features_may_be_changed_by_who_asks_for_them(source: Source, learnt: li
     assert torch.equal(examples.matrix(TAPS), before)
 
 
+@pytest.mark.parametrize(("most", "images"), [(200, 20), (199, 18), (100, 10)])
+def test_of_more_than_there_is_room_for_a_part_of_every_class_is_learnt_from(
+    source: Source, learnt: list[tuple[Any, Any, Examples]], monkeypatch: pytest.MonkeyPatch, most: int, images: int
+) -> None:
+    """Two views of twenty images, of which the wider candidate reads five numbers each."""
+    monkeypatch.setattr(sources, "_MOST", most)
+    larger = replace(source, train=tuple(sample(number) for number in range(20)))
+    larger.fit("linear", [(EMBEDDING,), TAPS])
+    examples = learnt[0][2]
+    assert examples.labels.tolist() == [0, 1] * (images // 2)
+    assert examples.matrix(TAPS).shape == (2 * images, 5)
+
+
 def test_fewer_images_are_another_source(source: Source, learnt: list[tuple[Any, Any, Examples]]) -> None:
     source.only(list(source.train[2:])).fit("linear", [(EMBEDDING,)])
     examples = learnt[0][2]
@@ -112,8 +127,12 @@ class Recording(torch.nn.Module):
         return pooled["c1"]
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 4096])
 @pytest.mark.parametrize("taps", [("c1",), ("c1", EMBEDDING)])
-def test_answers_come_with_the_embedding_whatever_the_head_reads(source: Source, taps: tuple[str, ...]) -> None:
+def test_answers_come_with_the_embedding_whatever_the_head_reads(
+    source: Source, taps: tuple[str, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_ASKED_AT_ONCE", at_once)
     module = Recording()
     fitted = Fitted(module, Head(kind="linear", taps=taps), cast(Any, None))
     held_out = [sample(9), sample(6)]
