@@ -89,6 +89,15 @@ def test_it_says_where_the_time_was_too_short_for_all_images(trained: Path, tmp_
     assert "it learnt from 3 of 26 images, for which --time-limit-min had room" in describe(trained)
 
 
+def test_it_says_where_the_memory_was_too_small_for_all_images(trained: Path, tmp_path: Path) -> None:
+    result = measured(trained, tmp_path)
+    said = "its head was fitted to 5 of these images: what is made of more has no room in memory"
+    assert said not in describe(trained)
+    fewer = result.model_copy(update={"head": head_of(result).model_copy(update={"images": 5})})
+    (trained / METRICS).write_text(fewer.model_dump_json())
+    assert said in describe(trained)
+
+
 def test_it_warns_of_what_speaks_against_the_figures(trained: Path, tmp_path: Path) -> None:
     result = measured(trained, tmp_path)
     leak = Leak(split="test", path="a.png", of="train", twin="b.png", kind="duplicate")
