@@ -347,8 +347,9 @@ def test_a_proof_that_is_not_there_is_told() -> None:
     assert not proofs.is_there("bottleneck.json: summary > nothing")
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5, 10])
-@pytest.mark.parametrize("count", [10, 250])
+@pytest.mark.parametrize(
+    ("classes", "count"), [*((classes, count) for classes in (2, 3, 5, 10) for count in (10, 250)), (10, 5000)]
+)
 def test_fine_tuning_is_ahead_with_few_images_and_with_more(classes: int, count: int) -> None:
     """Few labels are no reason to keep a backbone frozen: footnote 20."""
     size = f"crossing.json: summary > sizes > {classes} classes, {count} a class"
