@@ -102,7 +102,6 @@ class FineTuned:
         module: The model as it is served.
         head: Its head.
         tuned: How it came about.
-        treatment: How unequal classes were treated.
         curves: What was measured at every step and epoch, a line of JSON each.
         folder: Where its checkpoints and the files of TensorBoard lie until `forget` is called.
     """
@@ -111,7 +110,6 @@ class FineTuned:
     module: Served
     head: Head
     tuned: Tuned
-    treatment: Treatment
     curves: str
     folder: Path
 
@@ -182,7 +180,7 @@ def fine_tune(
     if refitted and refitted.record.kept:
         head, module.head = refitted.head, refitted.module
     curves = (folder / METRICS).read_text(encoding="utf-8")
-    return FineTuned(card, module, head, tuned, treated, curves, folder)
+    return FineTuned(card, module, head, tuned, curves, folder)
 
 
 def _refitted(  # noqa: PLR0917

@@ -193,9 +193,9 @@ def _way(start: Start, decision: Decision | None, made: Made) -> Way:
 
 
 def _imbalance(start: Start, made: Made) -> str | None:
-    """How unequal classes were treated in what was made; what was learnt of fewer images may have gone by these."""
-    treated = made.fine_tuned.treatment if made.fine_tuned else start.treated
-    return treated.reason if treated.kind != "none" and treats(start.order, [made.plan]) else None
+    """How unequal classes were treated in what was made."""
+    treats_them = start.treated.kind != "none" and treats(start.order, [made.plan])
+    return start.treated.reason if treats_them else None
 
 
 def _trains(made: Made) -> str:

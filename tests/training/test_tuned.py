@@ -6,6 +6,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,9 @@ from training.served import Served
 from training.taps import Taps
 from training.tuned import FineTuned, Ground, Probed
 from training.tuning import activations, loop, pace
+from training.tuning.loop import Learner, Lessons
 from training.tuning.plan import Plan
-from training.tuning.record import Known
+from training.tuning.record import Known, Tuned
 
 LABELS = tuple(COLOURS)
 IMAGES = 10  # of each class; one epoch in batches of twelve is three steps
@@ -131,7 +133,6 @@ def test_only_the_parts_that_the_plan_names_have_changed(school: School, made: F
 def test_it_says_which_head_and_backbone_it_has(school: School, made: FineTuned) -> None:
     assert made.head == school.probed.head
     assert made.card == school.ground.card
-    assert made.treatment.kind == "none"
     assert not made.module.training
 
 
@@ -333,24 +334,34 @@ def test_unequal_classes_begin_with_the_answers_of_the_probe(school: School, tmp
     )
     still = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"rate": 1e-30})})
     made = tuned.fine_tune(ground, still, school.probed, quiet(2))
-    assert made.treatment.kind == "logit adjustment"
+    treated = tuned.treatment(ground, "auto")
+    assert treated.kind == "logit adjustment"
     before = school.probed.module.get_parameter("linear.bias")
-    torch.testing.assert_close(
-        made.module.get_parameter("head.linear.bias"), before - torch.tensor(made.treatment.offsets)
-    )
+    torch.testing.assert_close(made.module.get_parameter("head.linear.bias"), before - torch.tensor(treated.offsets))
 
 
 def test_a_training_that_is_cut_short_treats_unequal_classes_as_all_of_their_images_ask_for(
-    school: School, tmp_path: Path
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a cut leaves is more alike; the head was fitted to all images, and its answers are those of all of them."""
+    """What a cut leaves is more alike, here all alike; the head was fitted to all images, and is rid of their prior."""
+    offsets: list[Tensor | None] = []
+    tune = loop.tune
+
+    def watched(learner: Learner, lessons: Lessons, *rest: Any, **named: Any) -> Tuned:
+        offsets.append(lessons.offset)
+        return tune(learner, lessons, *rest, **named)
+
+    monkeypatch.setattr(loop, "tune", watched)
     everything = (20.0,) * (school.ground.classes - 1) + (1.0,)
     ground = replace(school.ground, cache=tmp_path / "cache", counts=everything)
     still = PROBE.model_copy(update={"tuning": PLAN.model_copy(update={"rate": 1e-30})})
     made = tuned.fine_tune(ground, still, school.probed, quiet(2))
-    assert made.treatment.kind == "logit adjustment"
-    assert "20 times as many images" in made.treatment.reason
-    assert len(set(made.treatment.offsets)) == 1
+    treated = tuned.treatment(ground, "auto")
+    assert treated.kind == "logit adjustment"
+    assert "20 times as many images" in treated.reason
+    (offset,) = offsets
+    assert offset is not None
+    assert len(set(offset.tolist())) == 1
     prior = torch.log(torch.tensor(everything) / sum(everything))
     torch.testing.assert_close(
         made.module.get_parameter("head.linear.bias"), school.probed.module.get_parameter("linear.bias") - prior
