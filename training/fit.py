@@ -159,6 +159,9 @@ def _changed(plan: Candidate, order: Order, first: str) -> Candidate:
         return plan
     # Not copied but made anew: what a person says is checked as the plan's own figures are.
     tuning = type(plan.tuning).model_validate({**plan.tuning.model_dump(), **order.changes})
+    if tuning.optimizer != plan.tuning.optimizer and "rate" not in order.changes:
+        # The recipe's is one for SGD.
+        tuning = tuning.model_copy(update={"rate": "range test"})
     if tuning.unfreeze_from == first:
         # Of a plan that freezes nothing, which another one may race against, nothing can be kept.
         tuning = tuning.model_copy(update={"cached_views": None})

@@ -12,6 +12,7 @@ from export import labelled, program, run, score
 from export.labelled import LabelledImage, Split
 from export.progress import Steps
 from training import backbones, baselines, freezing, lookalikes, published, report
+from training.advice.candidates import head_words
 from training.advice.decide import DECISION, Decision
 from training.dataset import Dataset, Sample
 from training.errors import FrozenError
@@ -201,7 +202,8 @@ def _imbalance(start: Start, made: Made) -> str | None:
 def _trains(made: Made) -> str:
     words = made.plan.words()
     if made.fine_tuned is None:
-        return words
+        # What a head reads was chosen when it was fitted.
+        return head_words(made.head.taps) if reads_frozen(made.plan) else words
     refit = made.fine_tuned.tuned.record.refit
     anew = ", then the head anew, on the embedding and all stages" if refit and refit.kept else ""
     if made.fine_tuned.tuned.trained:

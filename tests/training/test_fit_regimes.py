@@ -23,6 +23,7 @@ from tests.training.test_fit import COLOURS, draw, draw_classes, table
 from training import backbones, budget, dataset, description, features, fit, race, tuned, written
 from training.advice.candidates import Regime, candidates
 from training.advice.decide import DECISION, Decision
+from training.architectures import catalogue
 from training.backbones import Card
 from training.dataset import Plan
 from training.errors import ExplodedError, FrozenError, HeadError, TuningError
@@ -374,6 +375,27 @@ def test_a_rate_over_the_original_is_told_of_before_and_after(
     (warning,) = told
     assert warning.startswith("The learning rate 0.05 is over 0.00")
     assert warning in made.result.summary()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate"),
+    [
+        ({}, "recipe/10"),
+        ({"optimizer": "sgd"}, "recipe/10"),
+        ({"optimizer": "adamw"}, "range test"),
+        ({"optimizer": "adamw", "rate": "recipe/10"}, "recipe/10"),
+        ({"optimizer": "adamw", "rate": 0.001}, 0.001),
+    ],
+)
+def test_a_rate_for_sgd_is_not_taken_for_another_optimizer_but_on_request(
+    changes: Mapping[str, object], rate: float | str
+) -> None:
+    resnet = catalogue.LISTED["resnet18"].backbone
+    (plan,) = candidates("large-similar", 100, resnet)
+    question = Question(Path("data"), Plan(), "resnet18", Path("cache"), regime="large-similar", limit_s=math.inf)
+    found = fit._changed(plan, Order(question, "linear", 0, Path("out"), changes), resnet.stages[0].name)
+    assert found.tuning is not None
+    assert found.tuning.rate == rate
 
 
 def test_looks_that_cannot_be_kept_are_refused_before_the_features_of_all_images_are_computed(

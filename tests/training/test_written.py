@@ -7,8 +7,8 @@ import pytest
 
 from export.run import EMBEDDING
 from tests.training.made import record
-from training import written
-from training.advice.candidates import Candidate
+from training import backbones, written
+from training.advice.candidates import Candidate, candidates
 from training.made import Made
 from training.tuning.plan import Plan
 
@@ -45,3 +45,12 @@ def made(*, fitted: bool, trained: bool, kept: bool) -> Made:
 )
 def test_what_was_trained_is_told_as_it_came_out(fitted: bool, trained: bool, kept: bool, words: str) -> None:
     assert written._trains(made(fitted=fitted, trained=trained, kept=kept)) == words
+
+
+@pytest.mark.parametrize(
+    ("taps", "words"), [(("embedding",), "the embedding"), (("c4", "embedding"), "the embedding and all stages")]
+)
+def test_a_head_is_told_by_what_it_reads_and_not_by_what_was_planned(taps: tuple[str, ...], words: str) -> None:
+    (plan,) = candidates("small-similar", 100, backbones.card("efficientnet_lite0").backbone)
+    headed = SimpleNamespace(plan=plan, head=SimpleNamespace(taps=taps), fine_tuned=None)
+    assert written._trains(cast(Made, headed)) == f"the head on {words}"

@@ -40,10 +40,15 @@ class Candidate(Document):
         if self.regime == "as-is":
             return "nothing"
         if self.tuning is None:
-            return "the head on the embedding" if len(self.taps) == 1 else "the head on the embedding and all stages"
+            return head_words(self.taps)
         if self.start == "random":
             return "everything, from a random start"
         return f"the head and the backbone from {self.tuning.unfreeze_from} on"
+
+
+def head_words(taps: tuple[str, ...]) -> str:
+    """What a head on these taps is called."""
+    return "the head on the embedding" if taps == (EMBEDDING,) else "the head on the embedding and all stages"
 
 
 def candidates(regime: Regime, images: int, backbone: Backbone) -> tuple[Candidate, ...]:
@@ -72,8 +77,10 @@ def candidates(regime: Regime, images: int, backbone: Backbone) -> tuple[Candida
     if regime == "large-different":
         # Batch norms keep their statistics however far the images are: see training/advice/README.md.
         return (_candidate(regime, "linear probe", "light", _tuning(stages[0], images, backbone)),)
-    changes = {"rate": "recipe", "layer_decay": 1.0, "batch_norm": "train"}
-    plan = _tuning(stages[0], images, backbone).model_copy(update=changes)
+    plan = _tuning(stages[0], images, backbone)
+    # All of what a tenth of is for weights that are there already.
+    rate = "recipe" if plan.rate == "recipe/10" else plan.rate
+    plan = plan.model_copy(update={"rate": rate, "layer_decay": 1.0, "batch_norm": "train"})
     return (_candidate(regime, "random", "medium", plan),)
 
 

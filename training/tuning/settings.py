@@ -47,7 +47,8 @@ def decide(  # noqa: PLR0917
     if plan.rate == "range test" and tested is None:
         tested = range_test.test(model, plan, feed, chosen)
     rule, rate = _rate(plan, recipe, batch_size, tested)
-    notes = rates.warnings(rate, recipe, batch_size, from_random=from_random)
+    # A range test has looked at what a rate does; of what a person says nobody has.
+    notes = rates.warnings(rate, recipe, batch_size, from_random=from_random) if rule == "asked for" else ()
     if plan.batch_size > feed.images:
         notes += (
             f"A batch of {plan.batch_size} is more than the {feed.images} images: each step shows all of them, and the "

@@ -264,6 +264,8 @@ def test_what_the_clock_decided_is_kept_before_the_first_step(
     found = loop.tune(learner(), lessons(), asked, tmp_path, nothing, known=seen).record
     assert found.settings.channels_last
     assert found.settings.rate == pytest.approx(0.02 / 3 if exploded else 0.02)
+    # It is over the original: of what a range test has tried nobody needs to be warned.
+    assert found.settings.notes == ()
 
 
 @pytest.mark.parametrize(("due_s", "written"), [(10.0, 1), (0.0, 3)])
