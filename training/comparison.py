@@ -125,7 +125,8 @@ class Comparison(Document):
         """What the columns are, in words."""
         arrived = f"{NEARLY:.0%} of the best with as many labels" if self.reach is None else f"{self.reach:.1%}"
         return (
-            f"validation: the best epoch's, which is the one that is tested. arrived: validation at {arrived}, and when"
+            "validation: the best epoch's, which is the one that is tested. arrived: "
+            f"validation at {arrived}, and when; what pretraining took is not counted"
         )
 
     def arrival(self, cell: Cell) -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from export.progress import Steps
 from training import budget, splits, tuned
-from training.advice.candidates import Candidate
+from training.advice.candidates import Candidate, head_words
 from training.advice.decide import UNADVISED, Leaning
 from training.dataset import Sample
 from training.errors import ExplodedError
@@ -89,9 +89,10 @@ class Raced:
 
 @dataclass(frozen=True)
 class _Runner:
-    """A plan on the way: which validation images it has right so far, and whether it has been trained to its end."""
+    """A plan on the way: what it trains, which validation images it has right so far, and whether it is at its end."""
 
     plan: Candidate
+    trains: str
     right: NDArray[np.bool_]
     is_whole: bool = True
 
@@ -196,7 +197,7 @@ def race(  # noqa: PLR0917
     tested = _rounds(course, {place: tunings[place] for place in room.places}, limit_s - room.testing_s)
     heats, runners = course.heats, course.runners
     chosen, reason = _winner(course, leans)
-    if untried := [_named(plan) for place, plan in tunings.items() if place not in runners]:
+    if untried := [_named(plan, plan.words()) for place, plan in tunings.items() if place not in runners]:
         reason += f"; the time was too short to try {', '.join(untried)}"
     told_of = Race(
         images=len(learnt),
@@ -237,11 +238,14 @@ def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
             continue
         started_s = time.monotonic()
         with course.told.step(f"try {plan.words()}"):
-            right = course.frozen.right(course.frozen.fit(plan, learnt), course.asked)
+            fitted = course.frozen.fit(plan, learnt)
+            right = course.frozen.right(fitted, course.asked)
+        # What a head reads was chosen when it was fitted.
+        trains = head_words(fitted.head.taps) if plan.start == "linear probe" else plan.words()
         heat = Heat(
             plan=place,
             regime=plan.regime,
-            trains=plan.words(),
+            trains=trains,
             round=1,
             images=len(learnt),
             epochs=0,
@@ -249,7 +253,7 @@ def _heads(course: _Course, plans: Sequence[Candidate]) -> None:
             seconds=round(time.monotonic() - started_s, 1),
         )
         course.heats.append(heat)
-        course.runners[place] = _Runner(plan, right)
+        course.runners[place] = _Runner(plan, trains, right)
 
 
 def _rounds(course: _Course, tunings: Mapping[int, Candidate], limit_s: float) -> dict[int | str, RangeTest]:
@@ -274,7 +278,7 @@ def _rounds(course: _Course, tunings: Mapping[int, Candidate], limit_s: float) -
                 tested[place] = tried.tested
                 # One that trains less and came apart says nothing of those that train more.
                 tested.setdefault(plan.start, tried.tested)
-            runners[place] = _Runner(plan, np.array(tried.right), tried.is_whole)
+            runners[place] = _Runner(plan, plan.words(), np.array(tried.right), tried.is_whole)
         left = sorted(
             sorted(left, key=lambda each: -_accuracy(course, runners[each].right))[: math.ceil(len(left) / 2)]
         )
@@ -373,9 +377,9 @@ def _try(course: _Course, trial: _Trial, done: list[FineTuned]) -> _Tried:
     return _Tried(heat=heat, right=tuple(right.tolist()), tested=tested, is_whole=whole)
 
 
-def _named(plan: Candidate) -> str:
+def _named(plan: Candidate, trains: str) -> str:
     """A plan as the table of the report has it: what two train may be the same."""
-    return f"{plan.regime} ({plan.words()})"
+    return f"{plan.regime} ({trains})"
 
 
 def _accuracy(course: _Course, right: NDArray[np.bool_]) -> float:
@@ -401,12 +405,12 @@ def _winner(course: _Course, leans: Leaning) -> tuple[int, str]:
     # What the evidence says of heads and fine-tunings says nothing of two fine-tunings, or of two heads.
     leant = won.plan.tuning is not None if leans.to == "backbone" else won.plan.tuning is None
     why = leans.reason if leant and most else UNADVISED.reason if won.plan.tuning else "dearer"
-    said = f"{_named(won.plan)} answered {accuracy[place]:.1%} of {len(won.right)} validation images right"
+    said = f"{_named(won.plan, won.trains)} answered {accuracy[place]:.1%} of {len(won.right)} validation images right"
     if (course.counts != 1).any():
         said += ", all classes counting alike"
     if place == best:
         return place, f"{said}, and nothing else that was tried more"
     return place, (
-        f"{said}; {_named(first.plan)}, the best, {accuracy[best]:.1%}, which is within one standard error "
-        f"({error:.1%}), and {why}"
+        f"{said}; {_named(first.plan, first.trains)}, the best, {accuracy[best]:.1%}, which is within one standard "
+        f"error ({error:.1%}), and {why}"
     )

@@ -84,7 +84,9 @@ def test_what_speaks_against_it_is_said() -> None:
 
 def test_lines_are_a_table() -> None:
     lines = compared(cell("pretrained", 0.7, 0.9), cell("random", 0.5, 0.6)).lines()
-    assert lines[0].endswith("arrived: validation at 95% of the best with as many labels, and when")
+    assert lines[0].endswith(
+        "arrived: validation at 95% of the best with as many labels, and when; what pretraining took is not counted"
+    )
     assert lines[1].split() == ["labels", "start", "validation", "test", "arrived"]
     assert lines[2].split()[:3] == ["100", "pretrained", "90.0%"]
     assert "80.0% (71.1% to 86.7%)" in lines[3]

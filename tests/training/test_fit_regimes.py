@@ -21,7 +21,7 @@ from export.progress import Steps
 from tests.training.conftest import quiet
 from tests.training.test_fit import COLOURS, draw, draw_classes, table
 from training import backbones, budget, dataset, description, features, fit, race, tuned, written
-from training.advice.candidates import Regime, candidates
+from training.advice.candidates import Regime, candidates, head_words
 from training.advice.decide import DECISION, Decision
 from training.architectures import catalogue
 from training.backbones import Card
@@ -209,7 +209,8 @@ def test_where_no_time_is_left_to_train_the_winner_the_best_head_stays(
     assert way.race is not None
     # Once all of them is less than half of that.
     assert max(each.images * each.epochs for each in way.race.heats) > 2 * way.images
-    assert (way.trains, way.race.chosen, way.tuning) == ("the head on the embedding and all stages", 0, None)
+    assert (way.trains, way.race.chosen, way.tuning) == (head_words(made.run.head.taps), 0, None)
+    assert way.race.heats[0].trains.startswith("the head on the embedding")
     assert made.run.regime.reason.endswith(
         "it won; the time that was left is too short for that on all images, so a head stays"
     )
@@ -246,7 +247,7 @@ def test_what_was_chosen_and_comes_apart_gives_way_to_a_head(
 
     monkeypatch.setattr(tuned, "fine_tune", explode)
     made = shop.make("small-different", tmp_path / "exploded", changes=hurried, limit_s=1e6)
-    assert (made.result.way.trains, made.result.way.tuning) == ("the head on the embedding and all stages", None)
+    assert (made.result.way.trains, made.result.way.tuning) == (head_words(made.run.head.taps), None)
     assert made.run.regime.reason.endswith("where more is trained; its loss exploded, so a head stays")
     assert shop.moved(tmp_path / "exploded") == set()
     # One plan that was asked for alone is not given up for another. What was decided stays, to be gone on with.

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from export.progress import Steps
+from export.run import Head
 from tests.training.conftest import quiet
 from training import backbones, race, tuned
 from training.advice.candidates import Candidate, Regime, candidates
@@ -112,7 +113,7 @@ class Machine:
 
     def _fit(self, plan: Candidate, train: tuple[Sample, ...]) -> Fitted:
         self.learnt.append(train)
-        return cast(Fitted, _Made(plan.words(), None, None))
+        return cast(Fitted, _Made(plan.words(), Head(kind="linear", taps=plan.taps), None))
 
     def _right(self, fitted: Fitted, asked: tuple[Sample, ...]) -> NDArray[np.bool_]:
         self.asked.append(asked)
