@@ -1,12 +1,16 @@
 """A model as a torch program that answers every output, and its file; does not know what the outputs are for.
 
 The file is derived from a run's weights: torch promises its format to no other version, so it carries a stamp of the
-torch that wrote it and of the weights that it holds. Loading it trusts its author.
+torch that wrote it and of the weights that it holds. A tensor in it may be a pickle, which is read as data alone.
 """
 
 import io
 import json
+import os
+import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ from service.engine import Arrays
 
 INPUT = "pixels"
 _STAMP = "vertebra.json"
+# https://docs.pytorch.org/docs/stable/notes/serialization.html
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 # Two, because torch takes a dimension of one for a constant.
 _EXAMPLE_BATCH = 2
 _BATCH = 8
@@ -69,8 +75,8 @@ def load(path: Path, weights_sha256: str) -> torch.export.ExportedProgram:
         The program.
 
     Raises:
-        ProgramError: There is none, it is broken, another torch minor version wrote it, or it holds other weights; the
-            message names the command that rebuilds it.
+        ProgramError: There is none, it is broken, another torch minor version wrote it, or it holds other weights or
+            something else than tensors; the message names the command that rebuilds it.
     """
     remedy = f"Rebuild it with: vertebra-train refresh {path.parent}"
     stamp = _stamp(path, remedy)
@@ -83,7 +89,24 @@ def load(path: Path, weights_sha256: str) -> torch.export.ExportedProgram:
             f"Expected {path.name} to hold the weights {weights_sha256}. "
             f"Received: the weights {stamp['weights_sha256']}. {remedy}"
         )
-    return torch.export.load(path)
+    try:
+        with _weights_only():
+            return torch.export.load(path)
+    except pickle.UnpicklingError as error:
+        raise ProgramError(f"Expected nothing but tensors in {path}. Received: a pickle of code. {remedy}") from error
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Have torch run nothing that a pickle says, also where it does not ask for that itself."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[_WEIGHTS_ONLY] = before
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:

@@ -1,4 +1,9 @@
+import io
+import json
+import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +66,37 @@ def test_a_missing_or_broken_program_is_refused(tmp_path: Path, content: bytes |
         path.write_bytes(content)
     with pytest.raises(ProgramError, match=r"Expected a program that vertebra-train wrote .* vertebra-train refresh"):
         program.load(path, SHA256)
+
+
+class _Code:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self._path), "w")
+
+
+def test_code_in_a_program_is_refused_and_not_run(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    made, pickled = tmp_path / "made", io.BytesIO()
+    torch.save(_Code(made), pickled)
+    with zipfile.ZipFile(saved) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    (config,) = (name for name in files if name.endswith("model_weights_config.json"))
+    weights = json.loads(files[config])
+    first = next(iter(weights["config"].values()))
+    first["use_pickle"] = True
+    (tensor,) = (name for name in files if name.endswith(f"weights/{first['path_name']}"))
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in {**files, config: json.dumps(weights).encode(), tensor: pickled.getvalue()}.items():
+            archive.writestr(name, data)
+    expected = r"Expected nothing but tensors in .*model\.pt2\. Received: a pickle of code\. .* vertebra-train refresh"
+    with pytest.raises(ProgramError, match=expected):
+        program.load(saved, SHA256)
+    assert not made.exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_a_program_without_a_stamp_is_refused(tmp_path: Path) -> None:
