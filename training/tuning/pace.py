@@ -25,6 +25,9 @@ from training.tuning.record import Pace
 _ENOUGH = 16
 # What is no faster than this is noise, and plain fp32 is the better known.
 _GAIN = 1.1
+# On a CPU a way whose first step takes so many times as long as the best one is not waited for any further: without
+# the instructions for it, bfloat16 takes twenty times as long as fp32. What a first step has to set up there is less.
+_HOPELESS = 4
 # The least cosine between a gradient and that of plain fp32.
 _RIGHT = {"fp32": 0.9999, "bf16": 0.95}
 
@@ -48,15 +51,17 @@ def measure(model: Tunable, plan: Plan, batch: Shown, objective: Objective) -> t
     """
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if plan.precision == "auto" else (plan.precision,)
     layouts = (False, True) if plan.channels_last == "auto" else (plan.channels_last,)
-    ways: dict[tuple[Precision, bool], None] = {("fp32", False): None}
-    ways |= {(precision, layout): None for precision in precisions for layout in layouts}
+    first: tuple[Precision, bool] = ("fp32", False)
+    ways = list(dict.fromkeys([first, *((precision, layout) for precision in precisions for layout in layouts)]))
     plain = replace(objective, bf16=False, channels_last=False)
     few = guards.first(batch, enough(len(batch.weights), objective.fabric))
-    reference = _gradient(model, plain, few)[0]
-    paces = []
-    for precision, layout in ways:
+    reference, fastest_s = _gradient(model, plain, few, math.inf)
+    paces = [_pace(*first, len(few.weights) / fastest_s, 1.0)]
+    for precision, layout in ways[1:]:
         way = replace(objective, bf16=precision == "bf16", channels_last=layout)
-        gradient, seconds = _gradient(model, way, few)
+        patience_s = _HOPELESS * fastest_s if objective.fabric.device.type == "cpu" else math.inf
+        gradient, seconds = _gradient(model, way, few, patience_s)
+        fastest_s = min(fastest_s, seconds)
         cosine = functional.cosine_similarity(gradient, reference, dim=0, eps=1e-30).item()
         paces.append(_pace(precision, layout, len(few.weights) / seconds, cosine))
     return tuple(paces)
@@ -87,8 +92,11 @@ def _pace(precision: Precision, layout: bool, images_per_s: float, cosine: float
     )
 
 
-def _gradient(model: Tunable, way: Objective, batch: Shown) -> tuple[Tensor, float]:
-    """The gradient of everything that learns, as one vector, and the seconds of the fastest of two steps."""
+def _gradient(model: Tunable, way: Objective, batch: Shown, patience_s: float) -> tuple[Tensor, float]:
+    """The gradient of everything that learns, as one vector, and the seconds of the fastest of two steps.
+
+    Where the step before them takes longer than there is patience for, it is the only one.
+    """
     form = torch.channels_last if way.channels_last else torch.contiguous_format
     copied = deepcopy(model).to(memory_format=form)
     way.fabric.to_device(copied)
@@ -102,4 +110,6 @@ def _gradient(model: Tunable, way: Objective, batch: Shown) -> tuple[Tensor, flo
         flat = torch.cat([each.grad.double().flatten() for each in copied.trained().values() if each.grad is not None])
         gradient = flat.cpu()  # waits for a GPU
         seconds.append(time.perf_counter() - started)
+        if seconds[0] > patience_s:
+            return gradient, seconds[0]
     return gradient, min(seconds[1:])

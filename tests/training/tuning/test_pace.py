@@ -1,8 +1,12 @@
 """The fastest way to compute a step is taken only where it is right."""
 
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from tests.training.tuning.teacher import Colours, plan, tunable
 from training.tuning import pace
@@ -42,6 +46,27 @@ def test_all_that_a_plan_leaves_open_is_measured_and_compared() -> None:
     assert 0.95 < paces[2].cosine < 0.99999
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_on_a_cpu_what_is_hopeless_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of bfloat16 takes more than four times as long as one of fp32: one of them is enough to see that."""
+    model = tunable()
+    model.arrange(plan())
+    clock, asked = [0.0], Counter[bool]()
+    loss = Objective.loss
+
+    def timed(objective: Objective, *given: Any) -> Tensor:
+        asked[objective.bf16] += 1
+        clock[0] += 4.1 if objective.bf16 else 1.0
+        return loss(objective, *given)
+
+    monkeypatch.setattr(Objective, "loss", timed)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    chosen = plan(precision="auto", channels_last="auto")
+    paces = pace.measure(model, chosen, next(Colours().epoch(0)), PLAIN)
+    images = pace.enough(64, PLAIN.fabric)
+    assert asked == {False: 2 * 3, True: 2}
+    assert [each.images_per_s for each in paces] == [images, images, round(images / 4.1, 1), round(images / 4.1, 1)]
 
 
 def test_what_is_asked_for_is_not_chosen_again() -> None:
