@@ -58,7 +58,7 @@ def make(start: Start, raced: Raced | None, ledger: Ledger, steps: Steps) -> Mad
         start: What was asked for, the images and the plans.
         raced: How the race of the plans went; None where there is one plan.
         ledger: Where a process that was killed finds what it had decided.
-        steps: Tells of two steps for a head, and of those of a fine-tuning.
+        steps: Tells of two steps for a head, and of those of a fine-tuning, one of which may be to see how fast it is.
 
     Returns:
         The model: of the plan that won, or of the head where the time or the loss does not allow that.
@@ -74,9 +74,14 @@ def make(start: Start, raced: Raced | None, ledger: Ledger, steps: Steps) -> Mad
     fitted = None if plan.start == "random" else _head(start, plan, steps)
     probed = Probed(fitted.head, fitted.module) if fitted else None
     tested = raced.tested if raced else None
+    whole, asked = start.ground(), sum(map(len, start.held_out.values()))
+    if raced is None:
+        # A race has seen it already.
+        steps.more(1)
+        with steps.step("see how fast it trains here"):
+            budget.paces(whole, plan, probed, ledger)
     left_s = budget.SPENT * start.left_s()
-    asked = sum(map(len, start.held_out.values()))
-    ground, within = budget.within(start.ground(), plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
+    ground, within = budget.within(whole, plan, probed, left_s, ledger, finds_rate=tested is None, asked=asked)
     assert within.tuning is not None  # it has only become shorter
     if raced and raced.head is not None and len(ground.train) * within.tuning.epochs < raced.least:
         return _instead(start, raced, "the time that was left is too short for that on all images", steps)
